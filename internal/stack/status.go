@@ -5,6 +5,9 @@ type Status struct {
 	Components []Component `json:"components"`
 	// DSN may read the business tables and the ledger.
 	DSN string `json:"dsn"`
+	// Intake and Kafka are the ways that the stack was last brought up with.
+	Intake string `json:"intake"`
+	Kafka  string `json:"kafka"`
 }
 
 // Component is one process of the embedded stack.
@@ -21,3 +24,25 @@ const (
 	StateStarting = "starting" // it runs, and does not answer yet
 	StateStopped  = "stopped"
 )
+
+// Names of the components, in the order in which they start.
+const (
+	Postgres          = "postgres"
+	Kafka             = "kafka"
+	Restate           = "restate"
+	CDCRelay          = "cdc-relay"
+	DataService       = "data-service"
+	WebhookWorker     = "webhook-worker"
+	MerchantSimulator = "merchant-simulator"
+	PaymentsAPI       = "payments-api"
+)
+
+// Address returns the host:port of the component; empty where the status has none of that name.
+func (s Status) Address(name string) string {
+	for _, c := range s.Components {
+		if c.Name == name {
+			return c.Address
+		}
+	}
+	return ""
+}

@@ -1,0 +1,169 @@
+// Command hookline runs and looks at a Hookline stack on this machine.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/hookline/hookline/internal/platform/metrics"
+)
+
+// verb is one subcommand. Its run gets the arguments behind its name.
+type verb struct {
+	name    string
+	summary string // one line for the list of verbs; empty hides it
+	run     func(ctx context.Context, args []string, stdout, stderr io.Writer) error
+}
+
+// verbs is the command line: one file of this directory each, in the order in which a newcomer meets them.
+var verbs = []verb{
+	{name: "up", summary: "start the stack in the background, or what of it is not running", run: up},
+	{name: "status", summary: "say what of the stack runs", run: status},
+}
+
+// Exit codes.
+const (
+	exitOK     = 0
+	exitFailed = 1
+	exitUsage  = 2 // a wrong flag or argument
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	if len(args) == 0 {
+		usage(stderr)
+		return exitUsage
+	}
+	switch args[0] {
+	case "help", "-h", "-help", "--help":
+		usage(stdout)
+		return exitOK
+	case "version", "-version", "--version":
+		fmt.Fprintln(stdout, "hookline", metrics.Version())
+		return exitOK
+	}
+	for _, v := range verbs {
+		if v.name != args[0] {
+			continue
+		}
+		err := v.run(ctx, args[1:], stdout, stderr)
+		var wrong *usageError
+		switch {
+		case err == nil:
+			return exitOK
+		case errors.Is(err, flag.ErrHelp):
+			fmt.Fprint(stdout, err)
+			return exitOK
+		case errors.As(err, &wrong):
+			fmt.Fprintf(stderr, "hookline %s: %s; see hookline %s --help\n", v.name, wrong.problem, v.name)
+			return exitUsage
+		case ctx.Err() != nil:
+			fmt.Fprintf(stderr, "hookline %s: interrupted\n", v.name)
+			return exitFailed
+		default:
+			fmt.Fprintf(stderr, "hookline %s: %s\n", v.name, err)
+			return exitFailed
+		}
+	}
+	fmt.Fprintf(stderr, "hookline: there is no verb %q; see hookline --help\n", args[0])
+	return exitUsage
+}
+
+func usage(w io.Writer) {
+	fmt.Fprint(w, "hookline runs the whole webhook pipeline on this machine, without containers.\n\nUsage: hookline VERB [flags]; each verb has --help\n\n")
+	for _, v := range verbs {
+		if v.summary != "" {
+			fmt.Fprintf(w, "  %-12s %s\n", v.name, v.summary)
+		}
+	}
+}
+
+// usageError is a mistake on the command line: exit code 2.
+type usageError struct{ problem string }
+
+func (e *usageError) Error() string { return e.problem }
+
+func wrongUsage(format string, args ...any) error {
+	return &usageError{problem: fmt.Sprintf(format, args...)}
+}
+
+// helpText is the answer to --help, on its way to stdout.
+type helpText string
+
+func (h helpText) Error() string        { return string(h) }
+func (h helpText) Is(target error) bool { return target == flag.ErrHelp } //nolint:errorlint // flag's own value
+
+// newFlags returns the flag set of a verb. Parse it with parse.
+func newFlags(name string) *flag.FlagSet {
+	fs := flag.NewFlagSet(name, flag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	return fs
+}
+
+// parse reads args into fs and returns what is left, of which there may be at most maxArgs. Flags may also
+// follow an argument. synopsis and about make up the help text.
+func parse(fs *flag.FlagSet, args []string, maxArgs int, synopsis, about string) ([]string, error) {
+	var rest []string
+	for {
+		err := fs.Parse(args)
+		if errors.Is(err, flag.ErrHelp) {
+			return nil, help(fs, synopsis, about)
+		}
+		if err != nil {
+			return nil, wrongUsage("%s", err)
+		}
+		if fs.NArg() == 0 {
+			break
+		}
+		rest = append(rest, fs.Arg(0))
+		args = fs.Args()[1:]
+	}
+	if len(rest) > maxArgs {
+		return nil, wrongUsage("unexpected argument %q", rest[maxArgs])
+	}
+	return rest, nil
+}
+
+func help(fs *flag.FlagSet, synopsis, about string) error {
+	var text writer
+	fmt.Fprintf(&text, "Usage: hookline %s\n\n%s\n", synopsis, about)
+	flags := false
+	fs.VisitAll(func(*flag.Flag) { flags = true })
+	if flags {
+		fmt.Fprintln(&text)
+		fs.SetOutput(&text)
+		fs.PrintDefaults()
+	}
+	return helpText(text)
+}
+
+// writer collects what is printed into it.
+type writer []byte
+
+func (w *writer) Write(p []byte) (int, error) {
+	*w = append(*w, p...)
+	return len(p), nil
+}
+
+// printJSON prints v as one JSON object on one line: with --json it is the last line of stdout.
+func printJSON(w io.Writer, v any) error {
+	line, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encoding the result: %w", err)
+	}
+	_, err = w.Write(append(line, '\n'))
+	return err
+}
