@@ -1,0 +1,117 @@
+package load
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+)
+
+// Database reads what was committed, and adds merchants to the ledger. It is not safe for concurrent use.
+type Database struct{ conn *pgx.Conn }
+
+// Connect connects to dsn, whose user may read the business tables and write the ledger.
+func Connect(ctx context.Context, dsn string) (*Database, error) {
+	cfg, err := pgx.ParseConfig(dsn)
+	if err != nil {
+		return nil, fmt.Errorf("reading the database's address: %w", err)
+	}
+	cfg.RuntimeParams["application_name"] = "hookline-load"
+	conn, err := pgx.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("connecting to the database: %w", err)
+	}
+	d := &Database{conn: conn}
+	var tracked string
+	if err := conn.QueryRow(ctx, "select current_setting('track_commit_timestamp')").Scan(&tracked); err != nil {
+		return nil, errors.Join(fmt.Errorf("asking the database for its settings: %w", err), d.Close(ctx))
+	}
+	if tracked != "on" {
+		return nil, errors.Join(errors.New("the database keeps no commit times: set track_commit_timestamp = on and restart it"), d.Close(ctx))
+	}
+	return d, nil
+}
+
+// Close ends the connection.
+func (d *Database) Close(ctx context.Context) error { return d.conn.Close(ctx) }
+
+const eventColumns = "select id, object_id, event_type, pg_xact_commit_timestamp(xmin) as committed from public.domain_events "
+
+// EventsOfPayments returns the events of the payments.
+func (d *Database) EventsOfPayments(ctx context.Context, ids []string) ([]Event, error) {
+	return d.events(ctx, eventColumns+"where object_id = any($1) and object_type = 'payment'", ids)
+}
+
+// EventsOfMerchants returns the events of the merchants. It reads the whole table.
+func (d *Database) EventsOfMerchants(ctx context.Context, merchants []string) ([]Event, error) {
+	return d.events(ctx, eventColumns+"where merchant_id = any($1)", merchants)
+}
+
+func (d *Database) events(ctx context.Context, query string, argument []string) ([]Event, error) {
+	rows, err := d.conn.Query(ctx, query, argument)
+	if err != nil {
+		return nil, fmt.Errorf("reading the committed events: %w", err)
+	}
+	events, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Event])
+	if err != nil {
+		return nil, fmt.Errorf("reading the committed events: %w", err)
+	}
+	return events, nil
+}
+
+const insertEndpoints = `
+with added as (
+    insert into delivery.endpoints (merchant_id, url, description)
+    select merchant, url, 'load generator' from unnest($1::text[], $2::text[]) as t (merchant, url)
+    returning id, merchant_id)
+, secrets as (
+    insert into delivery.endpoint_secrets (endpoint_id, secret) select id, $3 from added)
+select id from added`
+
+// AddEndpoints gives each merchant an endpoint at the URL of the same place, all with one secret, and returns their ids.
+func (d *Database) AddEndpoints(ctx context.Context, merchants, urls []string, secret string) ([]uuid.UUID, error) {
+	rows, err := d.conn.Query(ctx, insertEndpoints, merchants, urls, secret)
+	if err != nil {
+		return nil, fmt.Errorf("adding endpoints: %w", err)
+	}
+	ids, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+	if err != nil {
+		return nil, fmt.Errorf("adding endpoints: %w", err)
+	}
+	return ids, nil
+}
+
+// RemoveEndpoints takes the endpoints away again. Where deliveries to them are open they stay, disabled, so that
+// whoever looks for what was lost finds where it was to go.
+func (d *Database) RemoveEndpoints(ctx context.Context, ids []uuid.UUID) error {
+	const open = `select 1 from delivery.deliveries where endpoint_id = any($1) and ended_at is null`
+	batch := &pgx.Batch{}
+	batch.Queue("update delivery.endpoints set enabled = false where id = any($1) and exists ("+open+")", ids)
+	batch.Queue("delete from delivery.endpoints where id = any($1) and not exists ("+open+")", ids)
+	if err := d.conn.SendBatch(ctx, batch).Close(); err != nil {
+		return fmt.Errorf("removing the endpoints: %w", err)
+	}
+	return nil
+}
+
+// Backends returns what each of the server's processes works for: the role of a client, the name of the process for
+// the server's own.
+func (d *Database) Backends(ctx context.Context) (map[int]string, error) {
+	rows, err := d.conn.Query(ctx, "select pid, coalesce(usename, backend_type) from pg_stat_activity")
+	if err != nil {
+		return nil, fmt.Errorf("reading the server's processes: %w", err)
+	}
+	names := map[int]string{}
+	var pid int
+	var name string
+	_, err = pgx.ForEachRow(rows, []any{&pid, &name}, func() error {
+		names[pid] = name
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading the server's processes: %w", err)
+	}
+	return names, nil
+}

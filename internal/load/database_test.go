@@ -1,0 +1,130 @@
+package load_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/stretchr/testify/require"
+
+	"github.com/hookline/hookline/internal/load"
+	"github.com/hookline/hookline/internal/testkit/pgtest"
+)
+
+func connect(t *testing.T, db pgtest.Database) *load.Database {
+	t.Helper()
+	d, err := load.Connect(t.Context(), db.DSN())
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, d.Close(t.Context())) })
+	return d
+}
+
+func TestEventsComeWithTheirCommitTime(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	pool := db.Pool(t, "")
+	var first, second string
+	before := time.Now()
+	require.NoError(t, pool.QueryRow(t.Context(), `insert into payments (merchant_id, amount, currency, status)
+		values ('m1', 1, 'USD', 'succeeded') returning id`).Scan(&first))
+	between := time.Now()
+	require.NoError(t, pool.QueryRow(t.Context(), `insert into payments (merchant_id, amount, currency, status)
+		values ('m2', 1, 'USD', 'succeeded') returning id`).Scan(&second))
+	_, err := pool.Exec(t.Context(), `update payments set status = 'refunded' where id = $1`, second)
+	require.NoError(t, err)
+	after := time.Now()
+
+	d := connect(t, db)
+	events, err := d.EventsOfMerchants(t.Context(), []string{"m1"})
+	require.NoError(t, err)
+	require.Len(t, events, 1)
+	require.Equal(t, first, events[0].ObjectID)
+	require.Equal(t, "payment.succeeded", events[0].Type)
+	require.WithinRange(t, events[0].Committed, before.Add(-time.Millisecond), between.Add(time.Millisecond))
+
+	events, err = d.EventsOfPayments(t.Context(), []string{second})
+	require.NoError(t, err)
+	types := map[string]bool{}
+	for _, event := range events {
+		types[event.Type] = true
+		require.Equal(t, second, event.ObjectID)
+		require.WithinRange(t, event.Committed, between.Add(-time.Millisecond), after.Add(time.Millisecond))
+	}
+	require.Empty(t, cmp.Diff(map[string]bool{"payment.succeeded": true, "payment.refunded": true}, types))
+}
+
+func TestCommitTimeIsOfTheCommit(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	tx, err := db.Pool(t, "").Begin(t.Context())
+	require.NoError(t, err)
+	var id string
+	require.NoError(t, tx.QueryRow(t.Context(), `insert into payments (merchant_id, amount, currency, status)
+		values ('m1', 1, 'USD', 'succeeded') returning id`).Scan(&id))
+	_, err = tx.Exec(t.Context(), `select pg_sleep(0.05)`)
+	require.NoError(t, err)
+	var inserted time.Time
+	require.NoError(t, tx.QueryRow(t.Context(), `select created_at from domain_events where object_id = $1`, id).Scan(&inserted))
+	require.NoError(t, tx.Commit(t.Context()))
+
+	events, err := connect(t, db).EventsOfPayments(t.Context(), []string{id})
+	require.NoError(t, err)
+	require.Len(t, events, 1)
+	require.GreaterOrEqual(t, events[0].Committed.Sub(inserted), 50*time.Millisecond, "not of the insert")
+}
+
+func TestEndpointsComeAndGo(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	pool, d := db.Pool(t, ""), connect(t, db)
+	ids, err := d.AddEndpoints(t.Context(), []string{"m1", "m2"}, []string{"http://127.0.0.1:1/a", "http://127.0.0.1:1/b"}, "whsec_c2VjcmV0")
+	require.NoError(t, err)
+	require.Len(t, ids, 2)
+
+	endpoints := func() map[string]string {
+		rows, err := pool.Query(t.Context(), `select e.merchant_id, e.url || ' ' || s.secret || ' ' || e.enabled
+			from delivery.endpoints e join delivery.endpoint_secrets s on s.endpoint_id = e.id`)
+		require.NoError(t, err)
+		defer rows.Close()
+		found := map[string]string{}
+		for rows.Next() {
+			var merchant, text string
+			require.NoError(t, rows.Scan(&merchant, &text))
+			found[merchant] = text
+		}
+		require.NoError(t, rows.Err())
+		return found
+	}
+	require.Empty(t, cmp.Diff(map[string]string{
+		"m1": "http://127.0.0.1:1/a whsec_c2VjcmV0 true", "m2": "http://127.0.0.1:1/b whsec_c2VjcmV0 true",
+	}, endpoints()))
+
+	_, err = pool.Exec(t.Context(), `insert into delivery.deliveries (event_id, endpoint_id, epoch, merchant_id, state)
+		select gen_random_uuid(), id, 1, merchant_id, 'pending' from delivery.endpoints where merchant_id = 'm1'`)
+	require.NoError(t, err)
+	require.NoError(t, d.RemoveEndpoints(t.Context(), ids))
+	for _, text := range endpoints() {
+		require.Contains(t, text, "false", "where something is open the endpoint stays, disabled")
+	}
+	_, err = pool.Exec(t.Context(), `update delivery.deliveries set state = 'dead', ended_at = now()`)
+	require.NoError(t, err)
+	require.NoError(t, d.RemoveEndpoints(t.Context(), ids))
+	require.Empty(t, endpoints())
+}
+
+func TestBackendsAreNamedByTheirRole(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	pool := db.Pool(t, "hookline_reader")
+	var pid int
+	require.NoError(t, pool.QueryRow(t.Context(), "select pg_backend_pid()").Scan(&pid))
+	names, err := connect(t, db).Backends(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, "hookline_reader", names[pid])
+	require.Contains(t, names, pid)
+	kinds := map[string]bool{}
+	for _, name := range names {
+		kinds[name] = true
+	}
+	require.True(t, kinds["walwriter"] && kinds["checkpointer"], "%v", kinds)
+}
