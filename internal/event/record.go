@@ -1,9 +1,11 @@
 package event
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/google/uuid"
@@ -24,6 +26,8 @@ func DecodeRecord(value []byte) (Ref, error) {
 		return ref, fmt.Errorf("%w: %w", ErrUndecodable, err)
 	}
 	switch {
+	case bytes.ContainsRune(value, 0) || strings.ContainsRune(ref.MerchantID+ref.Type+ref.ObjectType+ref.ObjectID, 0):
+		return ref, fmt.Errorf("%w: a name holds a NUL character, which no text column takes", ErrUndecodable)
 	case ref.ID == uuid.Nil:
 		return ref, fmt.Errorf("%w: id is missing", ErrUndecodable)
 	case ref.MerchantID == "":
@@ -36,4 +40,22 @@ func DecodeRecord(value []byte) (Ref, error) {
 		return ref, fmt.Errorf("%w: txid is not positive", ErrUndecodable)
 	}
 	return ref, nil
+}
+
+// Record is a Kafka record as the intake sees it.
+type Record struct {
+	Topic       string
+	Partition   int32
+	Offset      int64
+	LeaderEpoch int32
+	// HighWatermark is the partition's end when the record was fetched: what lies between is the lag.
+	HighWatermark int64
+	Key           []byte
+	Value         []byte
+}
+
+// Partition names a partition of a topic.
+type Partition struct {
+	Topic string
+	ID    int32
 }

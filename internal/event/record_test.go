@@ -37,6 +37,7 @@ func TestDecodeRecordRefusesWhatCannotBeAnEvent(t *testing.T) {
 		"no merchant":      `{` + id + `,"event_type":"a","object_type":"a","object_id":"1","object_version":1,"txid":1}`,
 		"no type":          `{` + id + `,"merchant_id":"m","object_type":"a","object_id":"1","object_version":1,"txid":1}`,
 		"version 0":        `{` + id + `,"merchant_id":"m","event_type":"a","object_type":"a","object_id":"1","txid":1}`,
+		"a NUL in a name":  `{` + id + `,"merchant_id":"m\u0000","event_type":"a","object_type":"a","object_id":"1","object_version":1,"txid":1}`,
 		"txid as a string": `{` + id + `,"merchant_id":"m","event_type":"a","object_type":"a","object_id":"1","object_version":1,"txid":"1"}`,
 	} {
 		_, err := event.DecodeRecord([]byte(value))

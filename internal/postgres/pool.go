@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"time"
 
@@ -22,6 +23,8 @@ type Options struct {
 	MaxConns int
 	// ConnectTimeout bounds the making of one connection; 0 means 3 s.
 	ConnectTimeout time.Duration
+	// Settings are server settings for each connection, such as the ledger's LedgerSettings.
+	Settings map[string]string
 }
 
 // NewPool makes a pool of connections to the database at dsn, each pinned to UTC: payment_document() writes
@@ -33,6 +36,7 @@ func NewPool(ctx context.Context, dsn string, opts Options) (*pgxpool.Pool, erro
 	if err != nil {
 		return nil, err
 	}
+	maps.Copy(cfg.ConnConfig.RuntimeParams, opts.Settings)
 	cfg.ConnConfig.RuntimeParams["timezone"] = "UTC"
 	cfg.ConnConfig.RuntimeParams["application_name"] = opts.ApplicationName
 	cfg.ConnConfig.ConnectTimeout = opts.ConnectTimeout

@@ -66,6 +66,16 @@ create trigger endpoint_secrets_touch_endpoint
     after insert or update or delete on delivery.endpoint_secrets
     for each row execute function delivery.endpoint_secrets_touch_endpoint();
 
+-- Whether an endpoint's filter takes an event type: an empty filter takes all, 'payment.*' what begins with 'payment.'.
+-- +goose StatementBegin
+create function delivery.takes(filter text[], event_type text) returns boolean
+    language sql immutable
+as $$
+    select filter = '{}' or event_type = any (filter)
+        or exists (select from unnest(filter) as f where right(f, 2) = '.*' and starts_with(event_type, left(f, -1)))
+$$;
+-- +goose StatementEnd
+
 -- One row per event, whatever is duplicated upstream: the primary key is what makes a plan unique.
 -- Zero deliveries is a plan too, so an event nobody subscribed to stays visible.
 create table delivery.plans (

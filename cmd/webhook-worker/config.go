@@ -1,0 +1,68 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+
+	"github.com/hookline/hookline/internal/delivery"
+	"github.com/hookline/hookline/internal/kafka"
+	"github.com/hookline/hookline/internal/platform/httpserver"
+	"github.com/hookline/hookline/internal/platform/service"
+	"github.com/hookline/hookline/internal/postgres"
+	"github.com/hookline/hookline/internal/restate"
+)
+
+// The ways in. Both use one consumer group, so that a change between them neither skips nor repeats the topic.
+const (
+	intakeBatches      = "batches"
+	intakeSubscription = "subscription"
+)
+
+type config struct {
+	service.Common
+	httpserver.Config
+	Kafka kafka.Config
+	restate.RegistrarConfig
+	restate.HandlerConfig
+
+	DatabaseURL      string            `env:"DATABASE_URL,required,notEmpty" secret:"true" desc:"the ledger's database, as role hookline_worker"`
+	DBPoolSize       int               `env:"DB_POOL_SIZE" envDefault:"16" desc:"connections to the ledger at most"`
+	DataServiceURL   string            `env:"DATA_SERVICE_URL" envDefault:"http://127.0.0.1:3002" desc:"where payloads are fetched"`
+	DataServiceToken string            `env:"DATA_SERVICE_TOKEN" secret:"true" desc:"data-service's API_TOKEN, where it has one"`
+	IngressURL       string            `env:"RESTATE_INGRESS_URL" envDefault:"http://127.0.0.1:8080" desc:"Restate's ingress"`
+	Intake           string            `env:"INTAKE" envDefault:"batches" unit:"batches or subscription" desc:"who reads the topic: this worker, which hands over batches, or Restate's own subscription, one invocation per record"`
+	KafkaGroup       string            `env:"KAFKA_GROUP" envDefault:"webhook-dispatcher" desc:"the consumer group, of either intake"`
+	RetrySchedule    delivery.Schedule `env:"RETRY_SCHEDULE" envDefault:"5s,5m,30m,2h,5h,10h,14h,20h,24h" unit:"comma-separated durations" desc:"the wait after each failed attempt, for endpoints without a schedule of their own; then the delivery is dead"`
+	RetryJitter      float64           `env:"RETRY_JITTER" envDefault:"0.2" unit:"0 to 0.5" desc:"how far a wait is spread both ways, as a share of it"`
+	IdlePerHost      int               `env:"IDLE_CONNECTIONS_PER_HOST" envDefault:"64" desc:"connections kept open to one merchant's host between webhooks"`
+}
+
+func defaults() config {
+	return config{Config: httpserver.Config{ListenAddr: "127.0.0.1:9080"}}
+}
+
+// Validate implements what config.Load asks.
+func (c config) Validate() error {
+	errs := []error{c.Config.Validate()}
+	if err := postgres.CheckDSN(c.DatabaseURL); err != nil {
+		errs = append(errs, fmt.Errorf("DATABASE_URL: %w", err))
+	}
+	if c.Intake != intakeBatches && c.Intake != intakeSubscription {
+		errs = append(errs, fmt.Errorf("INTAKE: want batches or subscription, not %q", c.Intake))
+	}
+	if c.RetryJitter < 0 || c.RetryJitter > 0.5 {
+		errs = append(errs, errors.New("RETRY_JITTER: want 0 to 0.5"))
+	}
+	if c.DBPoolSize < 1 {
+		errs = append(errs, errors.New("DB_POOL_SIZE: want at least 1"))
+	}
+	for name, raw := range map[string]string{
+		"DATA_SERVICE_URL": c.DataServiceURL, "RESTATE_INGRESS_URL": c.IngressURL, "RESTATE_ADMIN_URL": c.AdminURL, "ADVERTISED_URL": c.AdvertisedURL,
+	} {
+		if u, err := url.Parse(raw); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
+			errs = append(errs, fmt.Errorf("%s: want http://host:port, not %q", name, raw))
+		}
+	}
+	return errors.Join(errs...)
+}

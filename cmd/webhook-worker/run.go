@@ -1,0 +1,122 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/twmb/franz-go/plugin/kprom"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/hookline/hookline/internal/dataclient"
+	"github.com/hookline/hookline/internal/deliver"
+	"github.com/hookline/hookline/internal/dispatch"
+	"github.com/hookline/hookline/internal/intake"
+	"github.com/hookline/hookline/internal/kafka"
+	"github.com/hookline/hookline/internal/platform/httpserver"
+	"github.com/hookline/hookline/internal/platform/metrics"
+	"github.com/hookline/hookline/internal/postgres"
+	"github.com/hookline/hookline/internal/restate"
+)
+
+const (
+	name = "webhook-worker"
+	// exchangePatience is how long a stop waits for requests that merchants have not answered: above the
+	// default time-out of an endpoint. Their watchdogs take over what is cut.
+	exchangePatience = 12 * time.Second
+)
+
+// run starts the parts in the order in which an event needs them, and stops them in reverse: first nothing more is
+// read, then the batches under way end, then the handlers drain, then the open exchanges are finished.
+func run(ctx context.Context, cfg config, log *slog.Logger) error {
+	registry := metrics.NewRegistry(name)
+	pool, err := postgres.NewPool(ctx, cfg.DatabaseURL, postgres.Options{
+		ApplicationName: name, MaxConns: cfg.DBPoolSize, Settings: postgres.LedgerSettings(),
+	})
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	ledger := postgres.NewLedger(pool)
+	data, err := dataclient.New(cfg.DataServiceURL, cfg.DataServiceToken, dataclient.Options{})
+	if err != nil {
+		return err
+	}
+	defer data.Close()
+	client := deliver.NewClient(cfg.IdlePerHost)
+	defer client.Close()
+
+	dispatcher := dispatch.New(dispatch.Config{
+		Route: "inhouse", Schedule: cfg.RetrySchedule, Jitter: cfg.RetryJitter,
+	}, ledger, data, client, log, registry)
+	handlers, err := restate.Handler(dispatcher, cfg.HandlerConfig, log)
+	if err != nil {
+		return err
+	}
+	var subscription restate.Subscription
+	if cfg.Intake == intakeSubscription {
+		subscription = restate.Subscription{Brokers: cfg.Kafka.Brokers, Topic: cfg.Kafka.Topic, Group: cfg.KafkaGroup}
+	}
+	registrar := restate.NewRegistrar(cfg.RegistrarConfig, subscription, cfg.APIToken, log)
+
+	server, err := httpserver.Listen(ctx, httpserver.Options{
+		Config: cfg.Config, Log: log, Registry: registry,
+		Ready: func(ctx context.Context) error { return errors.Join(registrar.Ready(), ledger.Ping(ctx)) },
+		Routes: func(r chi.Router) {
+			r.Get("/info", func(w http.ResponseWriter, _ *http.Request) {
+				httpserver.WriteJSON(w, http.StatusOK, map[string]string{"intake": cfg.Intake, "group": cfg.KafkaGroup})
+			})
+			for _, path := range []string{"/discover", "/health", "/invoke/*"} { // what Restate calls
+				r.Handle(path, handlers)
+			}
+		},
+		RequestTimeout: -1, // an invocation's stream is bounded by Restate's own time-outs
+	})
+	if err != nil {
+		return err
+	}
+
+	// The handlers and the registration outlive the intake: its last batches need them.
+	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopServing()
+	var group errgroup.Group
+	failed := func(err error) error { // one part's failure stops the others
+		if err != nil && !errors.Is(err, context.Canceled) {
+			stopServing()
+			return err
+		}
+		return nil
+	}
+	group.Go(func() error { return failed(server.Run(serving)) })
+	group.Go(func() error { return failed(registrar.Run(serving)) })
+
+	reading, stopReading := context.WithCancel(ctx)
+	defer stopReading()
+	context.AfterFunc(serving, stopReading)
+	if cfg.Intake == intakeBatches {
+		err = consume(reading, cfg, ledger, log, registry)
+	} else {
+		<-reading.Done()
+	}
+	stopServing()
+	err = errors.Join(err, group.Wait())
+
+	open, cancel := context.WithTimeout(context.WithoutCancel(ctx), exchangePatience)
+	defer cancel()
+	return errors.Join(err, dispatcher.Close(open))
+}
+
+func consume(ctx context.Context, cfg config, ledger *postgres.Ledger, log *slog.Logger, registry *prometheus.Registry) error {
+	calls := restate.NewClient(cfg.IngressURL, intake.MaxInFlight)
+	defer calls.Close()
+	in := intake.New(calls, ledger, log, registry)
+	consumer, err := kafka.NewConsumer(cfg.Kafka, cfg.KafkaGroup, in, log, kprom.NewMetrics("hookline_kafka", kprom.Registerer(registry), kprom.Gatherer(registry)))
+	if err != nil {
+		return err
+	}
+	return in.Run(ctx, consumer)
+}

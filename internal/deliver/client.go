@@ -1,0 +1,146 @@
+package deliver
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	svix "github.com/svix/svix-webhooks/go"
+
+	"github.com/hookline/hookline/internal/delivery"
+	"github.com/hookline/hookline/internal/platform/metrics"
+)
+
+// Limits of what is read of an answer: enough for a person to see what went wrong. The connection is kept for
+// the next webhook only where the whole answer fits the first.
+const (
+	maxAnswerRead = 16 << 10
+	maxAnswerKept = 1 << 10
+)
+
+// Response says how an attempt ended.
+type Response struct {
+	Cause      delivery.Cause
+	StatusCode int // 0 without an answer
+	Latency    time.Duration
+	Answer     []byte // the first bytes of it
+	// Sent is false when surely not a byte of the request left: it was no attempt.
+	Sent bool
+}
+
+// Guard is asked right before the first byte of a request is written. An error keeps the request back.
+type Guard func() error
+
+// Client posts webhooks over pooled connections. It follows no redirect, keeps no cookie, and takes no proxy
+// from the environment: a webhook goes where its endpoint says, and nowhere else. It is safe for concurrent use.
+type Client struct {
+	http *http.Client
+}
+
+// NewClient makes a Client that keeps at most idlePerHost connections open per host between webhooks.
+func NewClient(idlePerHost int) *Client {
+	dialer := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}
+	return &Client{http: &http.Client{
+		Transport: &http.Transport{
+			DialContext:            dialer.DialContext,
+			ForceAttemptHTTP2:      true,
+			TLSHandshakeTimeout:    10 * time.Second,
+			MaxIdleConns:           0, // bounded per host
+			MaxIdleConnsPerHost:    idlePerHost,
+			IdleConnTimeout:        90 * time.Second,
+			MaxResponseHeaderBytes: 64 << 10,
+			DisableCompression:     true, // a bomb stays packed
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}
+}
+
+// Close closes idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+var userAgent = "Hookline/" + metrics.Version()
+
+// errGuard marks a request that the guard kept back.
+var errGuard = errors.New("the guard kept the request back")
+
+// Post makes one attempt within the endpoint's time-out. It never returns an error: whatever happens is a
+// Response. ctx is for the end of the process, not for the end of a batch.
+func (c *Client) Post(ctx context.Context, endpoint delivery.Endpoint, message Message, number int, guard Guard) Response {
+	start := time.Now()
+	signature := sign(endpoint.Secrets, message, start)
+	if signature == "" {
+		return Response{Cause: delivery.CauseNoSecret}
+	}
+	ctx, cancel := context.WithTimeout(ctx, endpoint.Timeout)
+	defer cancel()
+
+	request, body, err := newRequest(ctx, endpoint.URL, message.Body, guard)
+	if err != nil {
+		return Response{Cause: delivery.CauseInternal, Answer: []byte("the endpoint's URL cannot be used")}
+	}
+	request.Header = http.Header{
+		"Content-Type":      {"application/json"},
+		"User-Agent":        {userAgent},
+		"Webhook-Id":        {message.EventID.String()},
+		"Webhook-Timestamp": {strconv.FormatInt(start.Unix(), 10)},
+		"Webhook-Signature": {signature},
+		"Webhook-Attempt":   {strconv.Itoa(number)},
+	}
+	response, err := c.http.Do(request)
+	if err != nil {
+		sent := body.started()
+		return Response{Cause: causeOf(err), Latency: time.Since(start), Sent: sent}
+	}
+	defer response.Body.Close()
+	answer, err := io.ReadAll(io.LimitReader(response.Body, maxAnswerRead))
+	out := Response{
+		Cause: delivery.CauseStatus, StatusCode: response.StatusCode, Latency: time.Since(start),
+		Answer: answer[:min(len(answer), maxAnswerKept)], Sent: true,
+	}
+	if response.StatusCode >= 200 && response.StatusCode <= 299 {
+		// The status line is the answer: what breaks while the rest is read takes nothing back.
+		out.Cause = delivery.CauseOK
+	} else if err != nil && response.StatusCode == 0 {
+		out.Cause = causeOf(err)
+	}
+	return out
+}
+
+// sign returns the webhook-signature header: one signature per live secret, so that a merchant verifies with
+// either while one rotates. It is empty where no secret can be used.
+func sign(secrets []delivery.Secret, message Message, at time.Time) string {
+	var signatures []string
+	for _, secret := range secrets {
+		if !secret.ExpiresAt.IsZero() && !secret.ExpiresAt.After(at) {
+			continue
+		}
+		webhook, err := svix.NewWebhook(secret.Value)
+		if err != nil {
+			continue
+		}
+		signature, err := webhook.Sign(message.EventID.String(), at, message.Body)
+		if err != nil {
+			continue
+		}
+		signatures = append(signatures, signature)
+	}
+	return strings.Join(signatures, " ")
+}
+
+func causeOf(err error) delivery.Cause {
+	if errors.Is(err, errGuard) {
+		return delivery.CauseNotStarted
+	}
+	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
+		return delivery.CauseTimeout
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return delivery.CauseTimeout
+	}
+	return delivery.CauseConnection
+}

@@ -1,0 +1,147 @@
+// Package delivery says what the ledger keeps: who gets an event, what was tried, how it stands.
+package delivery
+
+import (
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/hookline/hookline/internal/event"
+)
+
+// State is how a delivery stands. docs/states.md says which step moves which state.
+type State string
+
+// The states.
+const (
+	Pending    State = "pending"     // an attempt is due or under way
+	Retrying   State = "retrying"    // a timer holds it
+	Waiting    State = "waiting"     // its predecessor is not finished
+	Parked     State = "parked"      // the endpoint takes nothing now: no timer
+	HandedOver State = "handed_over" // Svix has it; the merchant's answer is not known
+	Succeeded  State = "succeeded"   // the endpoint answered 2xx
+	Dead       State = "dead"        // out of attempts, or never deliverable; a replay starts a new generation
+)
+
+// Unmoved is no state of a delivery: in an Outcome it leaves the state as it is.
+const Unmoved State = ""
+
+// Cause says in a word how an attempt, or what stood before it, ended.
+type Cause string
+
+// The causes.
+const (
+	CauseOK           Cause = "ok"              // 2xx
+	CauseStatus       Cause = "status"          // an answer that is not 2xx
+	CauseTimeout      Cause = "timeout"         // no whole answer within the endpoint's time-out
+	CauseConnection   Cause = "connection"      // refused, reset, not resolved, TLS
+	CauseInternal     Cause = "internal"        // a defect or a setting of ours: nothing was sent
+	CauseNotVisible   Cause = "not_visible"     // the event's row cannot be seen yet: no attempt was made
+	CauseNotStarted   Cause = "not_started"     // the batch's time was up before its turn: no attempt was made
+	CauseOpen         Cause = "open"            // handed over while the endpoint had not answered yet
+	CausePhantom      Cause = "phantom"         // the event's transaction ended without the event's row
+	CauseNoEndpoint   Cause = "endpoint_gone"   // the endpoint was removed after the plan
+	CauseDisabled     Cause = "endpoint_paused" // the endpoint was disabled after the plan
+	CauseNoSecret     Cause = "no_secret"       // the endpoint has no live secret to sign with
+	CauseBodyTooLarge Cause = "body_too_large"
+	CauseRecorded     Cause = "recorded" // an earlier execution of the invocation wrote the outcome
+)
+
+// Key identifies a delivery.
+type Key struct {
+	EventID    uuid.UUID
+	EndpointID uuid.UUID
+	Generation int64 // 0 is live, otherwise the replay's id
+}
+
+// Claim is a delivery held by one execution: whoever raises the row's epoch afterwards has taken it away.
+type Claim struct {
+	Key
+	Epoch int64
+	// Number is the attempt that is due: 1 for the first.
+	Number int
+	// EndpointRevision is the endpoint's when it was claimed; a cached endpoint of another revision is stale.
+	EndpointRevision int64
+	Event            event.PayloadRequest
+	// Age is how long ago the event was planned.
+	Age time.Duration
+}
+
+// Outcome is what an execution writes about a claim that it held. What it does to the row depends on whether
+// the claim still holds: see postgres.Ledger.
+type Outcome struct {
+	Key
+	Epoch  int64
+	Number int
+	// State is Succeeded, Retrying, Parked or Dead; or Unmoved, for the failure of an exchange that outlived its
+	// execution: it counts, and leaves the row to the watchdog.
+	State State
+	Cause Cause
+	// Attempted says that a request was made, or may have been: the attempt counts, and is kept.
+	Attempted bool
+	// StatusCode is 0 without an answer.
+	StatusCode int
+	Latency    time.Duration
+	// Next is the number of the attempt that is due in RetryIn, from the moment the outcome is written; for
+	// Retrying only. It is Number again where no attempt was made, or where it is still open.
+	Next       int
+	RetryIn    time.Duration
+	BodySHA256 []byte
+	// Answer is the first bytes of what the endpoint answered.
+	Answer []byte
+}
+
+// Settled is an outcome that an earlier execution of the same invocation wrote, and whose next attempt it may
+// not have lived to schedule.
+type Settled struct {
+	Key
+	Epoch   int64
+	Number  int // of the next attempt
+	RetryIn time.Duration
+}
+
+// Ticket names a delivery whose attempt is to be made, and the epoch at which it may be claimed. A ticket for
+// an epoch that has passed is void.
+type Ticket struct {
+	EventID    uuid.UUID `json:"event_id"`
+	Generation int64     `json:"generation,omitempty"`
+	Epoch      int64     `json:"epoch"`
+}
+
+// Endpoint is where deliveries go, as an attempt needs it.
+type Endpoint struct {
+	ID         uuid.UUID
+	MerchantID string
+	URL        string
+	Enabled    bool
+	Timeout    time.Duration
+	Schedule   Schedule // nil means the deployment's
+	Revision   int64
+	Secrets    []Secret
+}
+
+// Secret is what an endpoint's webhooks are signed with.
+type Secret struct {
+	Value string // "whsec_" and base64
+	// ExpiresAt is zero for one that is not being rotated out.
+	ExpiresAt time.Time
+}
+
+// DeadRecord is a record that cannot become a delivery, with all that is needed to look at it.
+type DeadRecord struct {
+	Topic     string
+	Partition int32
+	Offset    int64
+	EventID   uuid.UUID // Nil where it cannot be told
+	Reason    string
+	Detail    string
+	Key       []byte
+	Value     []byte
+}
+
+// Reasons of dead records.
+const (
+	ReasonUndecodable = "undecodable"
+	ReasonPhantom     = "phantom"
+	ReasonUnplannable = "unplannable"
+)

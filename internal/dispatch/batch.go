@@ -1,0 +1,275 @@
+package dispatch
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/hookline/hookline/internal/deliver"
+	"github.com/hookline/hookline/internal/delivery"
+	"github.com/hookline/hookline/internal/event"
+)
+
+// batch is one execution of a step: it starts the posts of its claims, gathers how they end, and lets go of
+// what is still open when its budget is used up.
+type batch struct {
+	d         *Dispatcher
+	owner     string
+	claimedAt time.Time
+	events    chan batchEvent
+
+	mu      sync.Mutex
+	jitters map[jitterKey]float64
+}
+
+// batchEvent is the end of one of the batch's claims, as far as the batch is concerned: its exchange ended, or it
+// ended without one; with neither, another execution has it.
+type batchEvent struct {
+	key    delivery.Key
+	result *exchangeResult
+	direct *delivery.Outcome
+}
+
+// jitterKey: jitter is drawn once per list, or a list of 64 would fall apart into 64 timers.
+type jitterKey struct {
+	endpoint uuid.UUID
+	number   int
+}
+
+func (b *batch) jitter(endpoint uuid.UUID, number int) float64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	key := jitterKey{endpoint, number}
+	factor, drawn := b.jitters[key]
+	if !drawn {
+		factor = b.d.jitter()
+		b.jitters[key] = factor
+	}
+	return factor
+}
+
+func (b *batch) finished(result exchangeResult) {
+	b.events <- batchEvent{key: result.claim.Key, result: &result}
+}
+
+func (b *batch) lost(key delivery.Key) { b.events <- batchEvent{key: key} }
+
+// deliver makes the attempts of the claims, writes down how they ended, and returns one line each, after those
+// of lines. It errs only before anything was sent.
+func (d *Dispatcher) deliver(ctx context.Context, owner string, claims []delivery.Claim, lines []Line, payload fetch, claimedAt time.Time) (Result, error) {
+	if len(claims) == 0 {
+		return Result{Deliveries: lines}, nil
+	}
+	endpoints, err := d.endpoints.get(ctx, claims)
+	if err != nil {
+		return Result{}, err
+	}
+	b := &batch{
+		d: d, owner: owner, claimedAt: claimedAt, jitters: map[jitterKey]float64{},
+		events: make(chan batchEvent, len(claims)), // each claim ends once: who tells the batch never waits for it
+	}
+	var (
+		done     []delivery.Outcome
+		late     []delivery.Claim
+		open     = make(map[delivery.Key]delivery.Claim, len(claims))
+		messages = map[uuid.UUID]*deliver.Message{}
+	)
+	for _, claim := range claims {
+		endpoint, found := endpoints[claim.EndpointID]
+		if outcome, unfit := b.unfit(claim, endpoint, found); unfit {
+			done = append(done, outcome)
+			continue
+		}
+		open[claim.Key] = claim
+		p := payload.found[claim.Event.EventID]
+		if p.Visibility == event.NotVisible {
+			late = append(late, claim)
+			continue
+		}
+		if outcome, failed := b.start(claim, endpoint, p, messages); failed {
+			delete(open, claim.Key)
+			done = append(done, outcome)
+		}
+	}
+	if len(late) > 0 {
+		d.running.Go(func() { b.await(late, endpoints) })
+	}
+	return Result{Deliveries: append(lines, b.gather(done, open, endpoints)...)}, nil
+}
+
+// gather waits for the open claims, at most as long as the budget, and writes outcomes down in groups.
+func (b *batch) gather(done []delivery.Outcome, open map[delivery.Key]delivery.Claim, endpoints map[uuid.UUID]delivery.Endpoint) []Line {
+	started := time.Now()
+	lines := make([]Line, 0, len(done)+len(open))
+	budget := time.NewTimer(Budget)
+	defer budget.Stop()
+	flush := time.NewTimer(time.Hour)
+	defer flush.Stop()
+	write := func() {
+		flush.Stop()
+		lines = append(lines, b.d.record(b.owner, done)...)
+		done = nil
+	}
+	add := func(outcome delivery.Outcome) {
+		if len(done) == 0 {
+			flush.Reset(flushWithin)
+		}
+		done = append(done, outcome)
+	}
+	if len(done) > 0 {
+		flush.Reset(flushWithin)
+	}
+	for len(open) > 0 {
+		select {
+		case e := <-b.events:
+			delete(open, e.key)
+			switch {
+			case e.result != nil:
+				add(b.d.outcome(*e.result, b.jitter(e.key.EndpointID, e.result.claim.Number)))
+			case e.direct != nil:
+				add(*e.direct)
+			}
+		case <-flush.C:
+			write()
+		case <-budget.C:
+			keys := make([]delivery.Key, 0, len(open))
+			for key := range open {
+				keys = append(keys, key)
+			}
+			for _, e := range b.d.exchanges.handOver(keys, b, &background{d: b.d, owner: b.owner}) {
+				claim := open[e.claim.Key]
+				delete(open, claim.Key)
+				// A watchdog looks when the exchange must have ended. Its time is counted from the exchange's
+				// own start, so a slow step does not move it.
+				add(delivery.Outcome{
+					Key: claim.Key, Epoch: claim.Epoch, Number: claim.Number, State: delivery.Retrying, Cause: delivery.CauseOpen,
+					Next: claim.Number, RetryIn: endpoints[claim.EndpointID].Timeout + watchdogMargin - Budget,
+				})
+			}
+			// What is neither ended nor handed over is about to be: a row that was just found, an outcome on its way.
+			budget.Reset(flushWithin)
+		}
+	}
+	b.d.metrics.stepSeconds.Observe(time.Since(started).Seconds())
+	write()
+	return lines
+}
+
+// outcome says what an exchange's end means for its delivery.
+func (d *Dispatcher) outcome(result exchangeResult, jitter float64) delivery.Outcome {
+	claim, response := result.claim, result.response
+	outcome := delivery.Outcome{
+		Key: claim.Key, Epoch: claim.Epoch, Number: claim.Number, Cause: response.Cause, Attempted: true,
+		StatusCode: response.StatusCode, Latency: response.Latency, BodySHA256: result.message.Hash[:], Answer: response.Answer,
+	}
+	switch response.Cause {
+	case delivery.CauseOK:
+		outcome.State = delivery.Succeeded
+	case delivery.CauseNotStarted:
+		// Kept back: the claim was taken away, and then this is void, or the ledger did not answer.
+		outcome.Attempted = false
+		outcome.State, outcome.Next, outcome.RetryIn = delivery.Retrying, claim.Number, Budget
+	default:
+		d.reschedule(&outcome, result.endpoint, jitter)
+	}
+	return outcome
+}
+
+// unfit says what becomes of a claim whose endpoint takes nothing.
+func (b *batch) unfit(claim delivery.Claim, endpoint delivery.Endpoint, found bool) (delivery.Outcome, bool) {
+	outcome := delivery.Outcome{Key: claim.Key, Epoch: claim.Epoch, Number: claim.Number}
+	switch {
+	case !found:
+		outcome.State, outcome.Cause = delivery.Dead, delivery.CauseNoEndpoint
+	case !endpoint.Enabled:
+		outcome.State, outcome.Cause = delivery.Parked, delivery.CauseDisabled
+	default:
+		return outcome, false
+	}
+	return outcome, true
+}
+
+// start begins the claim's exchange, or says why there is none.
+func (b *batch) start(claim delivery.Claim, endpoint delivery.Endpoint, p event.Payload, messages map[uuid.UUID]*deliver.Message) (delivery.Outcome, bool) {
+	outcome := delivery.Outcome{Key: claim.Key, Epoch: claim.Epoch, Number: claim.Number}
+	switch p.Visibility {
+	case event.Visible:
+	case event.Missing:
+		// The transaction that the record names has ended, and its row is not there: nothing was ever committed.
+		outcome.State, outcome.Cause = delivery.Dead, delivery.CausePhantom
+		if err := b.bury(claim); err != nil {
+			outcome.State, outcome.Next, outcome.RetryIn = delivery.Retrying, claim.Number, Budget // to be found again
+		}
+		return outcome, true
+	default: // no answer about this event
+		outcome.Cause, outcome.Attempted = delivery.CauseInternal, true
+		b.d.reschedule(&outcome, endpoint, b.jitter(endpoint.ID, claim.Number))
+		return outcome, true
+	}
+	message := messages[claim.EventID]
+	if message == nil {
+		rendered, err := deliver.Render(p)
+		if err != nil {
+			outcome.State, outcome.Cause = delivery.Dead, delivery.CauseBodyTooLarge
+			return outcome, true
+		}
+		message = &rendered
+		messages[claim.EventID] = message
+	}
+	b.d.exchange(&exchange{claim: claim, endpoint: endpoint, message: *message, holder: b}, b.claimedAt)
+	return outcome, false
+}
+
+func (b *batch) bury(claim delivery.Claim) error {
+	ctx, cancel := context.WithTimeout(b.d.lifetime, ledgerPatience)
+	defer cancel()
+	b.d.log.LogAttrs(ctx, slog.LevelError, "a record has no event: its transaction ended without the row",
+		slog.String("event_id", claim.EventID.String()), slog.Int64("txid", claim.Event.TxID))
+	return b.d.Bury(ctx, delivery.DeadRecord{
+		Partition: -1, Offset: -1, EventID: claim.EventID, Reason: delivery.ReasonPhantom,
+		Detail: "the event's row is missing, and the transaction that the record names has ended", Value: claim.EventID[:],
+	})
+}
+
+// await looks again for rows that were not visible, until the budget is used up: a CDC record can outrun the
+// visibility of its own row by milliseconds.
+func (b *batch) await(claims []delivery.Claim, endpoints map[uuid.UUID]delivery.Endpoint) {
+	messages := map[uuid.UUID]*deliver.Message{}
+	tick := time.NewTicker(askAgain)
+	defer tick.Stop()
+	for len(claims) > 0 && time.Since(b.claimedAt) < Budget {
+		<-tick.C
+		asked := make([]event.PayloadRequest, len(claims))
+		for i, claim := range claims {
+			asked[i] = claim.Event
+		}
+		ctx, cancel := context.WithTimeout(b.d.lifetime, Budget)
+		answer := b.d.fetch(ctx, asked)
+		cancel()
+		var rest []delivery.Claim
+		for _, claim := range claims {
+			p, answered := answer.found[claim.EventID]
+			if !answered || p.Visibility == event.NotVisible {
+				rest = append(rest, claim)
+				continue
+			}
+			if outcome, failed := b.start(claim, endpoints[claim.EndpointID], p, messages); failed {
+				b.events <- batchEvent{direct: &outcome, key: claim.Key}
+			}
+		}
+		claims = rest
+	}
+	for _, claim := range claims {
+		outcome := delivery.Outcome{
+			Key: claim.Key, Epoch: claim.Epoch, Number: claim.Number, Cause: delivery.CauseNotVisible,
+			State: delivery.Retrying, Next: claim.Number, RetryIn: min(max(claim.Age/2, Budget), 5*time.Minute),
+		}
+		if claim.Age > phantomAfter && b.bury(claim) == nil {
+			outcome.State, outcome.Next, outcome.RetryIn = delivery.Dead, 0, 0
+		}
+		b.events <- batchEvent{direct: &outcome, key: claim.Key}
+	}
+}

@@ -1,0 +1,348 @@
+package dispatch
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/hookline/hookline/internal/deliver"
+	"github.com/hookline/hookline/internal/delivery"
+	"github.com/hookline/hookline/internal/event"
+	"github.com/hookline/hookline/internal/fault"
+	"github.com/hookline/hookline/internal/platform/logging"
+)
+
+// ledger is what the dispatcher keeps its books in.
+type ledger interface {
+	Plan(ctx context.Context, owner, route string, refs []event.Ref) ([]delivery.Claim, []uuid.UUID, error)
+	Resume(ctx context.Context, owner string, eventIDs []uuid.UUID) ([]delivery.Claim, []delivery.Settled, error)
+	Claim(ctx context.Context, owner string, endpointID uuid.UUID, tickets []delivery.Ticket) ([]delivery.Claim, []delivery.Settled, error)
+	Holds(ctx context.Context, claim delivery.Claim) (bool, error)
+	Record(ctx context.Context, owner string, outcomes []delivery.Outcome) error
+	Endpoints(ctx context.Context, ids []uuid.UUID) ([]delivery.Endpoint, error)
+	Bury(ctx context.Context, record delivery.DeadRecord) error
+}
+
+// payloads tells what an attempt sends.
+type payloads interface {
+	Payloads(ctx context.Context, asked []event.PayloadRequest) ([]event.Payload, error)
+}
+
+// poster makes one attempt.
+type poster interface {
+	Post(ctx context.Context, endpoint delivery.Endpoint, message deliver.Message, number int, guard deliver.Guard) deliver.Response
+}
+
+// Timings of the exactness; docs/states.md explains each.
+const (
+	// Budget is how long a step waits for its posts, and how old a claim may be when a post starts: what has
+	// not started by then goes to Attempt, what is open is handed over.
+	Budget = time.Second
+	// flushWithin is how long an answer may wait for others before it is written down: what a crash loses
+	// of it is sent twice.
+	flushWithin = 20 * time.Millisecond
+	// watchdogMargin is how long after an exchange's own deadline its watchdog looks at it.
+	watchdogMargin = 2 * time.Second
+	// phantomAfter is how long an event's row may stay out of sight before the event is given up.
+	phantomAfter = 24 * time.Hour
+	// askAgain is the pause between two looks for a row that is not visible yet.
+	askAgain = 50 * time.Millisecond
+	// ledgerPatience bounds one write of outcomes; the ledger's own statement time-out is the same.
+	ledgerPatience = 5 * time.Second
+	// MaxTickets bounds an attempt list, as a batch of events is bounded.
+	MaxTickets = 64
+)
+
+// Config are the deployment's choices.
+type Config struct {
+	Route    string            // of new plans: inhouse
+	Schedule delivery.Schedule // of endpoints without one of their own
+	Jitter   float64           // 0.2 spreads a delay by up to 20 % both ways
+}
+
+// Dispatcher plans, delivers and records. It is safe for concurrent use; Close it to wait for open exchanges.
+type Dispatcher struct {
+	cfg       Config
+	ledger    ledger
+	payloads  payloads
+	poster    poster
+	log       *slog.Logger
+	metrics   *dispatchMetrics
+	endpoints *endpointCache
+	exchanges *exchanges
+
+	lifetime context.Context //nolint:containedctx // exchanges outlive the step that began them, and end with the process
+	end      context.CancelFunc
+	running  sync.WaitGroup
+}
+
+// New makes a Dispatcher. Its metrics are added to the registry.
+func New(cfg Config, l ledger, p payloads, post poster, log *slog.Logger, registry prometheus.Registerer) *Dispatcher {
+	lifetime, end := context.WithCancel(context.Background())
+	return &Dispatcher{
+		cfg: cfg, ledger: l, payloads: p, poster: post, log: log, metrics: newMetrics(registry),
+		endpoints: newEndpointCache(l), exchanges: newExchanges(), lifetime: lifetime, end: end,
+	}
+}
+
+// Close waits until every open exchange has ended and is written down, at most until ctx ends; what is open
+// then is cut, and its watchdog or a second execution takes over.
+func (d *Dispatcher) Close(ctx context.Context) error {
+	defer d.end()
+	done := make(chan struct{})
+	go func() { d.running.Wait(); close(done) }()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for open exchanges: %w", ctx.Err())
+	}
+}
+
+// Process plans a batch of events and makes the first attempt of each delivery. owner is the invocation. Its
+// error means that something could not be reached and nothing was sent: execute it again. A second execution
+// finds what the first one did, and sends only what it did not.
+func (d *Dispatcher) Process(ctx context.Context, owner string, refs []event.Ref) (Result, error) {
+	refs = unique(refs)
+	d.metrics.batchEvents.Observe(float64(len(refs)))
+
+	// The payloads are fetched while the plan is written: both are round trips, and a plan that turns out a
+	// duplicate is rare.
+	asked := make([]event.PayloadRequest, len(refs))
+	for i, ref := range refs {
+		asked[i] = event.PayloadRequest{EventID: ref.ID, TxID: ref.TxID, MinVersion: ref.ObjectVersion}
+	}
+	fetched := make(chan fetch, 1)
+	go func() { fetched <- d.fetch(ctx, asked) }()
+
+	claimedAt := time.Now() // before the statement leaves, so that a claim is never younger than it seems
+	claims, settled, buried, err := d.plan(ctx, owner, refs)
+	payload := <-fetched
+	if err != nil {
+		return Result{}, err
+	}
+	if payload.err != nil && len(claims) > 0 {
+		return Result{}, payload.err
+	}
+	return d.deliver(ctx, owner, claims, append(d.lines(settled), buried...), payload, claimedAt)
+}
+
+// plan plans the events that are new and resumes those that an earlier execution of owner planned.
+func (d *Dispatcher) plan(ctx context.Context, owner string, refs []event.Ref) ([]delivery.Claim, []delivery.Settled, []Line, error) {
+	claims, planned, err := d.ledger.Plan(ctx, owner, d.cfg.Route, refs)
+	if err != nil {
+		if fault.ClassOf(err) == fault.Unavailable || ctx.Err() != nil {
+			return nil, nil, nil, err
+		}
+		// The ledger refuses the statement, not the connection: one event must not hold up the others.
+		return d.planEach(ctx, owner, refs, err)
+	}
+	d.metrics.planned.Add(float64(len(planned)))
+	if len(planned) == len(refs) {
+		return claims, nil, nil, nil
+	}
+	known := make(map[uuid.UUID]bool, len(planned))
+	for _, id := range planned {
+		known[id] = true
+	}
+	var rest []uuid.UUID
+	for _, ref := range refs {
+		if !known[ref.ID] {
+			rest = append(rest, ref.ID)
+		}
+	}
+	resumed, settled, err := d.ledger.Resume(ctx, owner, rest)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	return append(claims, resumed...), settled, nil, nil
+}
+
+func (d *Dispatcher) planEach(ctx context.Context, owner string, refs []event.Ref, cause error) ([]delivery.Claim, []delivery.Settled, []Line, error) {
+	if len(refs) == 1 {
+		value, err := json.Marshal(refs[0])
+		if err != nil {
+			return nil, nil, nil, fmt.Errorf("encoding a pointer: %w", err)
+		}
+		d.log.LogAttrs(ctx, slog.LevelError, "event cannot be planned", slog.String("event_id", refs[0].ID.String()), logging.Error(cause))
+		err = d.ledger.Bury(ctx, delivery.DeadRecord{
+			Partition: -1, Offset: -1, EventID: refs[0].ID, Reason: delivery.ReasonUnplannable, Detail: cause.Error(), Value: value,
+		})
+		return nil, nil, []Line{{EventID: refs[0].ID, State: delivery.Dead, Cause: delivery.CauseInternal}}, err
+	}
+	var (
+		claims  []delivery.Claim
+		settled []delivery.Settled
+		buried  []Line
+	)
+	for i := range refs {
+		c, s, b, err := d.plan(ctx, owner, refs[i:i+1])
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		claims, settled, buried = append(claims, c...), append(settled, s...), append(buried, b...)
+	}
+	return claims, settled, buried, nil
+}
+
+// Attempt makes the attempts of a list, of which it takes what is still claimable. Errors are as Process's.
+func (d *Dispatcher) Attempt(ctx context.Context, owner string, list AttemptList) (Result, error) {
+	claimedAt := time.Now()
+	claims, settled, err := d.ledger.Claim(ctx, owner, list.EndpointID, list.Tickets)
+	if err != nil {
+		return Result{}, err
+	}
+	var (
+		done  []delivery.Outcome
+		due   []delivery.Claim
+		asked []event.PayloadRequest
+	)
+	for _, claim := range claims {
+		if claim.Number > list.Number {
+			// A watchdog's list: the exchange that was handed over has failed meanwhile, and is recorded. Its
+			// next attempt is due by the schedule, counted from now: never before the schedule's.
+			outcome, err := d.afterWatchdog(ctx, claim)
+			if err != nil {
+				return Result{}, err
+			}
+			done = append(done, outcome)
+			continue
+		}
+		due = append(due, claim)
+		if !slices.Contains(asked, claim.Event) {
+			asked = append(asked, claim.Event)
+		}
+	}
+	lines := append(d.lines(settled), d.record(owner, done)...)
+	if len(due) == 0 {
+		return Result{Deliveries: lines}, nil
+	}
+	payload := d.fetch(ctx, asked)
+	if payload.err != nil {
+		return Result{}, payload.err
+	}
+	return d.deliver(ctx, owner, due, lines, payload, claimedAt)
+}
+
+func (d *Dispatcher) afterWatchdog(ctx context.Context, claim delivery.Claim) (delivery.Outcome, error) {
+	endpoints, err := d.endpoints.get(ctx, []delivery.Claim{claim})
+	if err != nil {
+		return delivery.Outcome{}, err
+	}
+	outcome := delivery.Outcome{Key: claim.Key, Epoch: claim.Epoch, Number: claim.Number - 1, Cause: delivery.CauseRecorded}
+	d.reschedule(&outcome, endpoints[claim.EndpointID], d.jitter())
+	return outcome, nil
+}
+
+// Record writes the outcomes that a step's ledger did not take. Its error means that the ledger still does not.
+func (d *Dispatcher) Record(ctx context.Context, owner string, result Result) error {
+	return d.ledger.Record(ctx, owner, result.unrecorded())
+}
+
+// Bury keeps a record that cannot become a delivery.
+func (d *Dispatcher) Bury(ctx context.Context, record delivery.DeadRecord) error {
+	d.metrics.dead.WithLabelValues(record.Reason).Inc()
+	return d.ledger.Bury(ctx, record)
+}
+
+// fetch is what data-service answered, by event.
+type fetch struct {
+	found map[uuid.UUID]event.Payload
+	err   error // only when data-service could not be reached
+}
+
+func (d *Dispatcher) fetch(ctx context.Context, asked []event.PayloadRequest) fetch {
+	out := fetch{found: make(map[uuid.UUID]event.Payload, len(asked))}
+	if len(asked) == 0 {
+		return out
+	}
+	answers, err := d.payloads.Payloads(ctx, asked)
+	if err != nil {
+		if fault.ClassOf(err) == fault.Unavailable || ctx.Err() != nil {
+			out.err = err
+			return out
+		}
+		// A refusal is a defect of ours: each delivery fails as an attempt does, and is seen.
+		d.log.LogAttrs(ctx, slog.LevelError, "data-service refused a request for payloads", logging.Error(err))
+		return out
+	}
+	for _, answer := range answers {
+		out.found[answer.EventID] = answer
+	}
+	return out
+}
+
+// reschedule says what follows the failure of the outcome's attempt.
+func (d *Dispatcher) reschedule(outcome *delivery.Outcome, endpoint delivery.Endpoint, jitter float64) {
+	schedule := endpoint.Schedule
+	if schedule == nil {
+		schedule = d.cfg.Schedule
+	}
+	delay, more := schedule.After(outcome.Number)
+	if !more {
+		outcome.State = delivery.Dead
+		return
+	}
+	outcome.State, outcome.Next = delivery.Retrying, outcome.Number+1
+	outcome.RetryIn = time.Duration(float64(delay) * jitter)
+}
+
+// jitter draws a factor around 1.
+func (d *Dispatcher) jitter() float64 {
+	return 1 + d.cfg.Jitter*(2*rand.Float64()-1) //nolint:gosec // spreads load, guards nothing
+}
+
+// record writes outcomes and returns their lines, marked where the ledger did not take them.
+func (d *Dispatcher) record(owner string, outcomes []delivery.Outcome) []Line {
+	if len(outcomes) == 0 {
+		return nil
+	}
+	// Not the step's context: what was sent is written down even when Restate has given up on the step.
+	ctx, cancel := context.WithTimeout(d.lifetime, ledgerPatience)
+	defer cancel()
+	err := d.ledger.Record(ctx, owner, outcomes)
+	if err != nil {
+		d.log.LogAttrs(ctx, slog.LevelWarn, "outcomes wait for the ledger", slog.Int("outcomes", len(outcomes)), logging.Error(err))
+	}
+	lines := make([]Line, len(outcomes))
+	for i, outcome := range outcomes {
+		d.metrics.count(outcome)
+		lines[i] = lineOf(outcome, err == nil)
+	}
+	return lines
+}
+
+func (d *Dispatcher) lines(settled []delivery.Settled) []Line {
+	lines := make([]Line, len(settled))
+	for i, s := range settled {
+		lines[i] = Line{
+			EventID: s.EventID, EndpointID: s.EndpointID, Generation: s.Generation, Epoch: s.Epoch, Number: s.Number - 1,
+			State: delivery.Retrying, Cause: delivery.CauseRecorded, Next: s.Number, RetryInMS: s.RetryIn.Round(100 * time.Millisecond).Milliseconds(),
+		}
+	}
+	return lines
+}
+
+// unique drops the second pointer to an event: one batch claims a delivery once.
+func unique(refs []event.Ref) []event.Ref {
+	seen := make(map[uuid.UUID]bool, len(refs))
+	return slices.DeleteFunc(slices.Clone(refs), func(ref event.Ref) bool {
+		if seen[ref.ID] {
+			return true
+		}
+		seen[ref.ID] = true
+		return false
+	})
+}
+
+// errNotHeld keeps back a request whose claim has been taken away.
+var errNotHeld = errors.New("the claim is no longer held")

@@ -1,0 +1,179 @@
+package dispatch
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/hookline/hookline/internal/deliver"
+	"github.com/hookline/hookline/internal/delivery"
+	"github.com/hookline/hookline/internal/platform/logging"
+)
+
+// exchange is a request under way. It lives as long as the request does, which may be longer than the step
+// that began it: then it changes hands.
+type exchange struct {
+	claim    delivery.Claim // the newest one under which its outcome counts
+	endpoint delivery.Endpoint
+	message  deliver.Message
+	holder   holder
+}
+
+// holder is told how an exchange ended.
+type holder interface {
+	finished(result exchangeResult)
+	// lost says that another execution in this process has joined the exchange and takes its outcome.
+	lost(key delivery.Key)
+}
+
+type exchangeResult struct {
+	claim    delivery.Claim
+	endpoint delivery.Endpoint
+	message  deliver.Message
+	response deliver.Response
+}
+
+// exchanges are all that are open in this process, by delivery.
+type exchanges struct {
+	mu   sync.Mutex
+	open map[delivery.Key]*exchange
+}
+
+func newExchanges() *exchanges { return &exchanges{open: map[delivery.Key]*exchange{}} }
+
+// join makes h the holder of the delivery's open exchange, and reports whether there is one: a second
+// execution waits for the request of the first instead of making another.
+func (x *exchanges) join(claim delivery.Claim, h holder) bool {
+	x.mu.Lock()
+	e, found := x.open[claim.Key]
+	if !found {
+		x.mu.Unlock()
+		return false
+	}
+	before := e.holder
+	e.claim, e.holder = claim, h
+	x.mu.Unlock()
+	before.lost(claim.Key)
+	return true
+}
+
+// begin registers an exchange; it reports false, and registers nothing, where one is open already.
+func (x *exchanges) begin(e *exchange) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if _, found := x.open[e.claim.Key]; found {
+		return false
+	}
+	x.open[e.claim.Key] = e
+	return true
+}
+
+// end removes the exchange and returns who gets its outcome, under which claim.
+func (x *exchanges) end(e *exchange) (holder, delivery.Claim) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	delete(x.open, e.claim.Key)
+	return e.holder, e.claim
+}
+
+// claimOf is the claim that the exchange runs under now.
+func (x *exchanges) claimOf(e *exchange) delivery.Claim {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return e.claim
+}
+
+// handOver gives what from still holds of the keys to to, and returns it.
+func (x *exchanges) handOver(keys []delivery.Key, from, to holder) []*exchange {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	var out []*exchange
+	for _, key := range keys {
+		if e, found := x.open[key]; found && e.holder == from {
+			e.holder = to
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// exchange posts, unless the delivery has a request under way already, which it then joins. The outcome goes to h.
+func (d *Dispatcher) exchange(e *exchange, claimedAt time.Time) {
+	for !d.exchanges.begin(e) {
+		if d.exchanges.join(e.claim, e.holder) {
+			return
+		}
+	}
+	d.running.Go(func() {
+		response := d.post(e, claimedAt)
+		h, claim := d.exchanges.end(e)
+		d.metrics.attempts.WithLabelValues(string(response.Cause)).Inc()
+		d.metrics.latency.Observe(response.Latency.Seconds())
+		h.finished(exchangeResult{claim: claim, endpoint: e.endpoint, message: e.message, response: response})
+	})
+}
+
+func (d *Dispatcher) post(e *exchange, claimedAt time.Time) (response deliver.Response) { //nolint:nonamedreturns // the recover sets it
+	defer func() {
+		if v := recover(); v != nil {
+			d.log.LogAttrs(d.lifetime, slog.LevelError, "an attempt panicked", slog.Any("panic", v), slog.String("event_id", e.claim.EventID.String()))
+			response = deliver.Response{Cause: delivery.CauseInternal, Sent: true}
+		}
+	}()
+	return d.poster.Post(d.lifetime, e.endpoint, e.message, e.claim.Number, func() error {
+		if time.Since(claimedAt) <= Budget {
+			return nil
+		}
+		// It dialled for long, or the process was frozen: whoever has claimed the delivery since sends it.
+		ctx, cancel := context.WithTimeout(d.lifetime, Budget)
+		defer cancel()
+		holds, err := d.ledger.Holds(ctx, d.exchanges.claimOf(e))
+		if err != nil {
+			return fmt.Errorf("renewing a claim: %w", err)
+		}
+		if !holds {
+			return errNotHeld
+		}
+		return nil
+	})
+}
+
+// background holds exchanges that outlived their step: it writes down how they end.
+type background struct {
+	d     *Dispatcher
+	owner string
+}
+
+func (*background) lost(delivery.Key) {}
+
+// finished records a 2xx as any other. A failure counts, and leaves owner and time to the watchdog, which alone
+// schedules the next attempt.
+func (b *background) finished(result exchangeResult) {
+	outcome := b.d.outcome(result, 1)
+	if outcome.State != delivery.Succeeded {
+		if !outcome.Attempted {
+			return // the watchdog makes the attempt
+		}
+		outcome.State, outcome.Next, outcome.RetryIn = delivery.Unmoved, 0, 0
+	}
+	// Until the ledger answers: a 2xx that is not written down is sent again by the watchdog.
+	backoff := flushWithin
+	for {
+		ctx, cancel := context.WithTimeout(b.d.lifetime, ledgerPatience)
+		err := b.d.ledger.Record(ctx, b.owner, []delivery.Outcome{outcome})
+		cancel()
+		if err == nil {
+			b.d.metrics.count(outcome)
+			return
+		}
+		b.d.log.LogAttrs(b.d.lifetime, slog.LevelWarn, "an outcome waits for the ledger", slog.String("event_id", outcome.EventID.String()), logging.Error(err))
+		select {
+		case <-time.After(backoff):
+			backoff = min(2*backoff, time.Second)
+		case <-b.d.lifetime.Done():
+			return
+		}
+	}
+}

@@ -1,0 +1,343 @@
+package intake
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/hookline/hookline/internal/delivery"
+	"github.com/hookline/hookline/internal/event"
+	"github.com/hookline/hookline/internal/fault"
+	"github.com/hookline/hookline/internal/platform/logging"
+)
+
+// consumer is a member of the topic's consumer group.
+type consumer interface {
+	Poll(ctx context.Context, limit int, take func([]event.Record))
+	Mark(record event.Record)
+	Close(ctx context.Context) error
+}
+
+// dispatcher runs a batch durably and returns when it has ended. Errors of the fault.Conflict class come from the
+// batch's own invocation, all others from the way to it.
+type dispatcher interface {
+	Dispatch(ctx context.Context, key string, batch []event.Ref) error
+}
+
+// graveyard keeps records that cannot be read.
+type graveyard interface {
+	Bury(ctx context.Context, record delivery.DeadRecord) error
+}
+
+const (
+	// MaxInFlight bounds the batches that are under way: more gain no throughput and cost latency and memory.
+	MaxInFlight = 16
+	// maxWaiting bounds the records that are read ahead; what is beyond stays in Kafka.
+	maxWaiting = 4 * MaxInFlight * maxBatchEvents
+	// revokePatience bounds how long a rebalance waits for batches in flight.
+	revokePatience = 5 * time.Second
+	// stopPatience bounds how long a stop waits for them.
+	stopPatience = 10 * time.Second
+)
+
+// Intake reads, batches, hands over and marks. Run it once; Revoked and Lost are for the consumer.
+type Intake struct {
+	dispatcher dispatcher
+	graveyard  graveyard
+	log        *slog.Logger
+	metrics    *intakeMetrics
+
+	mu         sync.Mutex
+	consumer   consumer
+	partitions map[event.Partition]*partition
+	queue      *queue
+	pace       pace
+	lastStart  time.Time
+	inFlight   int // batches
+	held       int // records taken and not finished
+	changed    chan struct{}
+	calls      sync.WaitGroup
+}
+
+// New makes an Intake. Its metrics are added to the registry.
+func New(d dispatcher, g graveyard, log *slog.Logger, registry prometheus.Registerer) *Intake {
+	return &Intake{
+		dispatcher: d, graveyard: g, log: log, metrics: newMetrics(registry),
+		partitions: map[event.Partition]*partition{}, queue: newQueue(), changed: make(chan struct{}),
+	}
+}
+
+// Run takes from the consumer until ctx ends. Then it reads no more, gives the calls under way 10 s to end, commits
+// what they finished, and leaves the group. What has not ended by then is read again by whoever comes next.
+func (in *Intake) Run(ctx context.Context, c consumer) error {
+	in.mu.Lock()
+	in.consumer = c
+	in.mu.Unlock()
+
+	calls, cut := context.WithCancel(context.WithoutCancel(ctx))
+	defer cut()
+	var loops sync.WaitGroup
+	loops.Go(func() { in.poll(ctx, calls, c) })
+	loops.Go(func() { in.start(ctx, calls) })
+	loops.Wait()
+
+	timer := time.AfterFunc(stopPatience, cut)
+	defer timer.Stop()
+	in.calls.Wait()
+	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), revokePatience)
+	defer cancel()
+	if err := c.Close(closing); err != nil {
+		return fmt.Errorf("leaving the consumer group: %w", err)
+	}
+	return nil
+}
+
+// poll reads while there is room.
+func (in *Intake) poll(ctx, calls context.Context, c consumer) {
+	for ctx.Err() == nil {
+		room := in.awaitRoom(ctx)
+		if room == 0 {
+			return
+		}
+		c.Poll(ctx, room, func(records []event.Record) { in.take(calls, records) })
+	}
+}
+
+func (in *Intake) awaitRoom(ctx context.Context) int {
+	for {
+		in.mu.Lock()
+		room, changed := maxWaiting-in.held, in.changed
+		in.mu.Unlock()
+		if room > 0 {
+			return room
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return 0
+		}
+	}
+}
+
+// take decodes and queues records. One that cannot be read is put aside: its partition goes on.
+func (in *Intake) take(calls context.Context, records []event.Record) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.pace.arrived(len(records), time.Now())
+	for _, record := range records {
+		in.metrics.records.Inc()
+		name := event.Partition{Topic: record.Topic, ID: record.Partition}
+		p := in.partitions[name]
+		if p == nil {
+			p = &partition{}
+			in.partitions[name] = p
+		}
+		in.metrics.lag(name, record)
+		p.take(record)
+		in.held++
+		ref, err := event.DecodeRecord(record.Value)
+		if err != nil {
+			in.calls.Go(func() { in.bury(calls, p, record, err) })
+			continue
+		}
+		record.Key, record.Value = nil, nil
+		in.queue.add(item{ref: ref, record: record, origin: p})
+	}
+	in.metrics.waiting.Set(float64(in.queue.length))
+	in.wake()
+}
+
+// start starts batches: at once when nothing is under way or one is full, otherwise at the pace.
+func (in *Intake) start(ctx, calls context.Context) {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for ctx.Err() == nil {
+		in.mu.Lock()
+		now := time.Now()
+		wait, changed := in.untilStart(now), in.changed
+		if wait == 0 {
+			batch := in.queue.cut()
+			in.lastStart = now
+			in.inFlight++
+			in.metrics.waiting.Set(float64(in.queue.length))
+			in.metrics.inFlight.Set(float64(in.inFlight))
+			in.calls.Go(func() { in.call(calls, batch) })
+		}
+		in.mu.Unlock()
+		if wait == 0 {
+			continue
+		}
+		timer.Reset(wait)
+		select {
+		case <-timer.C:
+		case <-changed:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// untilStart is how long the next batch has to wait; 0 starts one now.
+func (in *Intake) untilStart(now time.Time) time.Duration {
+	switch {
+	case in.queue.length == 0 || in.inFlight >= MaxInFlight:
+		return time.Hour // until something changes
+	case in.inFlight == 0 || in.queue.length >= maxBatchEvents:
+		return 0
+	default:
+		return max(0, in.pace.gap(now)-now.Sub(in.lastStart))
+	}
+}
+
+// call hands a batch over until it has ended, or the process stops.
+func (in *Intake) call(ctx context.Context, batch []item) {
+	refs := make([]event.Ref, len(batch))
+	for i, each := range batch {
+		refs[i] = each.ref
+	}
+	began := time.Now()
+	key := rand.Text()
+	backoff := 50 * time.Millisecond
+	ended := false
+	for {
+		err := in.dispatcher.Dispatch(ctx, key, refs)
+		if err == nil {
+			ended = true
+			break
+		}
+		if ctx.Err() != nil {
+			break
+		}
+		in.metrics.failures.Inc()
+		in.log.LogAttrs(ctx, slog.LevelWarn, "a batch is handed over again", slog.Int("events", len(refs)), logging.Error(err))
+		if fault.ClassOf(err) == fault.Conflict {
+			key = rand.Text() // the old one would get the same answer for ever
+		}
+		select {
+		case <-time.After(backoff):
+			backoff = min(2*backoff, 2*time.Second)
+		case <-ctx.Done():
+		}
+	}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.inFlight--
+	in.metrics.inFlight.Set(float64(in.inFlight))
+	if ended {
+		in.metrics.batches.Inc()
+		in.metrics.seconds.Observe(time.Since(began).Seconds())
+		for _, each := range batch {
+			in.finish(each.origin, each.record)
+		}
+	}
+	in.wake()
+}
+
+// bury keeps a record that cannot be read, until the ledger has it.
+func (in *Intake) bury(ctx context.Context, p *partition, record event.Record, cause error) {
+	in.log.LogAttrs(ctx, slog.LevelError, "a record cannot be read", slog.String("topic", record.Topic),
+		slog.Int("partition", int(record.Partition)), slog.Int64("offset", record.Offset), logging.Error(cause))
+	backoff := 50 * time.Millisecond
+	for {
+		err := in.graveyard.Bury(ctx, delivery.DeadRecord{
+			Topic: record.Topic, Partition: record.Partition, Offset: record.Offset,
+			Reason: delivery.ReasonUndecodable, Detail: cause.Error(), Key: record.Key, Value: record.Value,
+		})
+		if err == nil {
+			break
+		}
+		in.log.LogAttrs(ctx, slog.LevelWarn, "a dead record waits for the ledger", logging.Error(err))
+		select {
+		case <-time.After(backoff):
+			backoff = min(2*backoff, 2*time.Second)
+		case <-ctx.Done():
+			return
+		}
+	}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.finish(p, record)
+	in.wake()
+}
+
+// finish marks as far as the partition is done without a gap. A partition that has left this member is not marked.
+func (in *Intake) finish(p *partition, record event.Record) {
+	last, grown := p.finish(record.Offset)
+	p.held--
+	name := event.Partition{Topic: record.Topic, ID: record.Partition}
+	if in.partitions[name] != p {
+		return // revoked or lost meanwhile, and taken off the books then
+	}
+	in.held--
+	if grown {
+		in.consumer.Mark(last)
+	}
+}
+
+// Revoked lets batches in flight end, for 5 s at most, and forgets the partitions.
+func (in *Intake) Revoked(ctx context.Context, revoked []event.Partition) {
+	ctx, cancel := context.WithTimeout(ctx, revokePatience)
+	defer cancel()
+	in.mu.Lock()
+	for _, name := range revoked { // what only waits is read by the next owner
+		if p := in.partitions[name]; p != nil {
+			in.drop(p)
+		}
+	}
+	in.mu.Unlock()
+	for {
+		in.mu.Lock()
+		left := 0
+		for _, name := range revoked {
+			if p := in.partitions[name]; p != nil {
+				left += p.held
+			}
+		}
+		changed := in.changed
+		in.mu.Unlock()
+		if left == 0 || ctx.Err() != nil {
+			break
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+		}
+	}
+	in.forget(revoked)
+}
+
+// Lost forgets the partitions: another member has them already.
+func (in *Intake) Lost(_ context.Context, lost []event.Partition) { in.forget(lost) }
+
+func (in *Intake) forget(names []event.Partition) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	for _, name := range names {
+		p := in.partitions[name]
+		if p == nil {
+			continue
+		}
+		in.drop(p)
+		in.held -= p.held // what is in flight counts no more, and is not marked when it ends
+		delete(in.partitions, name)
+		in.metrics.forget(name)
+	}
+	in.wake()
+}
+
+// drop takes the partition's records out of the queue.
+func (in *Intake) drop(p *partition) {
+	dropped := in.queue.drop(p)
+	p.held -= dropped
+	in.held -= dropped
+}
+
+// wake tells whoever waits that something changed. It is called with the lock held.
+func (in *Intake) wake() {
+	close(in.changed)
+	in.changed = make(chan struct{})
+}

@@ -1,0 +1,124 @@
+package kafka
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/hookline/hookline/internal/event"
+	"github.com/hookline/hookline/internal/platform/logging"
+)
+
+// Rebalance is told when partitions leave this member of the group. Revoked may take its time to finish what is
+// in flight: its marks are committed when it returns. After Lost marks are void. Neither runs beside Poll.
+type Rebalance interface {
+	Revoked(ctx context.Context, partitions []event.Partition)
+	Lost(ctx context.Context, partitions []event.Partition)
+}
+
+// Consumer is a member of a consumer group whose offsets are committed only as far as they are marked. Poll and
+// Close belong to one goroutine; Mark is safe for concurrent use.
+type Consumer struct {
+	client *kgo.Client
+	log    *slog.Logger
+}
+
+// NewConsumer joins the group for the topic. A group without a commit begins at the topic's start: what was written
+// before the first worker came is not skipped.
+func NewConsumer(cfg Config, group string, rebalance Rebalance, log *slog.Logger, hooks ...kgo.Hook) (*Consumer, error) {
+	c := &Consumer{log: log}
+	opts := append(cfg.Options(),
+		kgo.ConsumeTopics(cfg.Topic),
+		kgo.ConsumerGroup(group),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+		kgo.SessionTimeout(6*time.Second),
+		kgo.HeartbeatInterval(time.Second),
+		kgo.RebalanceTimeout(15*time.Second),
+		kgo.AutoCommitMarks(),
+		kgo.AutoCommitInterval(time.Second),
+		kgo.BlockRebalanceOnPoll(),
+		// Records are pointers of a few hundred bytes: a small fetch is many of them.
+		kgo.FetchMaxBytes(4<<20),
+		kgo.FetchMaxPartitionBytes(1<<20),
+		kgo.FetchMaxWait(500*time.Millisecond),
+		kgo.WithHooks(hooks...),
+		kgo.OnPartitionsRevoked(func(ctx context.Context, client *kgo.Client, revoked map[string][]int32) {
+			rebalance.Revoked(ctx, partitions(revoked))
+			if err := client.CommitMarkedOffsets(ctx); err != nil {
+				log.LogAttrs(ctx, slog.LevelWarn, "offsets of revoked partitions are not committed: their records come again", logging.Error(err))
+			}
+		}),
+		kgo.OnPartitionsLost(func(ctx context.Context, _ *kgo.Client, lost map[string][]int32) {
+			rebalance.Lost(ctx, partitions(lost))
+		}),
+	)
+	client, err := kgo.NewClient(opts...)
+	if err != nil {
+		return nil, fmt.Errorf("making a Kafka consumer: %w", err)
+	}
+	c.client = client
+	return c, nil
+}
+
+// Poll waits for records and gives at most limit of them to take, while no partition can be revoked. It returns when
+// take has returned, or ctx has ended.
+func (c *Consumer) Poll(ctx context.Context, limit int, take func([]event.Record)) {
+	fetches := c.client.PollRecords(ctx, limit)
+	defer c.client.AllowRebalance()
+	fetches.EachError(func(topic string, partition int32, err error) {
+		if ctx.Err() == nil {
+			// The client goes on by itself; "unable to join group session" is what a lost broker looks like.
+			c.log.LogAttrs(ctx, slog.LevelWarn, "fetching from Kafka", slog.String("topic", topic), slog.Int("partition", int(partition)), logging.Error(err))
+		}
+	})
+	var records []event.Record
+	fetches.EachPartition(func(p kgo.FetchTopicPartition) {
+		for _, r := range p.Records {
+			records = append(records, event.Record{
+				Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, LeaderEpoch: r.LeaderEpoch,
+				HighWatermark: p.HighWatermark, Key: r.Key, Value: r.Value,
+			})
+		}
+	})
+	if len(records) > 0 {
+		take(records)
+	}
+}
+
+// Mark says that everything of the record's partition up to and with the record is done.
+func (c *Consumer) Mark(record event.Record) {
+	c.client.MarkCommitRecords(&kgo.Record{
+		Topic: record.Topic, Partition: record.Partition, Offset: record.Offset, LeaderEpoch: record.LeaderEpoch,
+	})
+}
+
+// Ping reports whether a broker answers.
+func (c *Consumer) Ping(ctx context.Context) error {
+	if err := c.client.Ping(ctx); err != nil {
+		return fmt.Errorf("reaching Kafka: %w", err)
+	}
+	return nil
+}
+
+// Close commits what is marked and leaves the group, within ctx.
+func (c *Consumer) Close(ctx context.Context) error {
+	err := c.client.CommitMarkedOffsets(ctx)
+	c.client.CloseAllowingRebalance()
+	if err != nil {
+		return fmt.Errorf("committing offsets: %w", err)
+	}
+	return nil
+}
+
+func partitions(byTopic map[string][]int32) []event.Partition {
+	var out []event.Partition
+	for topic, ids := range byTopic {
+		for _, id := range ids {
+			out = append(out, event.Partition{Topic: topic, ID: id})
+		}
+	}
+	return out
+}

@@ -1,0 +1,368 @@
+package postgres
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/hookline/hookline/internal/delivery"
+	"github.com/hookline/hookline/internal/event"
+	"github.com/hookline/hookline/internal/fault"
+)
+
+// Ledger writes and reads schema delivery for webhook-worker. Every method is one autocommit statement, so a
+// process that freezes holds no lock; all are safe for concurrent use. Errors of the fault.Unavailable class
+// mean that the ledger could not be reached, or may or may not have done it: every method may be repeated.
+type Ledger struct {
+	pool *pgxpool.Pool
+}
+
+// NewLedger makes a Ledger on a pool that LedgerSettings were given to.
+func NewLedger(pool *pgxpool.Pool) *Ledger { return &Ledger{pool: pool} }
+
+// LedgerSettings are server settings for the ledger's connections. Its statements join a short list of keys
+// with large tables, always through a primary key. While the tables are new and never analyzed the planner
+// takes them for small, prefers to scan them, and keeps that plan as they grow.
+func LedgerSettings() map[string]string {
+	return map[string]string{"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off"}
+}
+
+// planEvents freezes who gets what. Rows are sorted: two workers that plan overlapping batches in different
+// orders would deadlock, even with DO NOTHING.
+const planEvents = `
+with input as (
+    select * from unnest($3::uuid[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::bigint[], $9::text[])
+        as e (event_id, txid, event_type, object_type, object_id, object_version, merchant_id)
+), planned as (
+    insert into delivery.plans
+        (event_id, txid, event_type, object_type, object_id, object_version, merchant_id, route, planned_by)
+    select event_id, txid, event_type, object_type, object_id, object_version, merchant_id, $2, $1
+      from input order by event_id
+    on conflict (event_id) do nothing
+    returning event_id, merchant_id, event_type
+), made as (
+    insert into delivery.deliveries
+        (event_id, endpoint_id, epoch, merchant_id, state, owner, next_attempt_at)
+    select p.event_id, e.id, 1, p.merchant_id,
+           case when e.enabled then 'pending' else 'parked' end,
+           case when e.enabled then $1 end,
+           case when e.enabled then clock_timestamp() end
+      from planned p
+      join delivery.endpoints e on e.merchant_id = p.merchant_id and delivery.takes(e.event_types, p.event_type)
+     order by p.event_id, e.id
+    returning event_id, endpoint_id, owner
+)
+select p.event_id, m.endpoint_id, e.revision
+  from planned p
+  left join made m on m.event_id = p.event_id and m.owner is not null
+  left join delivery.endpoints e on e.id = m.endpoint_id`
+
+// Plan plans the events that nobody has planned yet, and claims their deliveries for owner in the same
+// statement. It returns the claims, and the ids of the events that it planned: of the others Resume tells.
+func (l *Ledger) Plan(ctx context.Context, owner, route string, refs []event.Ref) ([]delivery.Claim, []uuid.UUID, error) {
+	var (
+		ids                                      = make([][16]byte, len(refs))
+		txids, versions                          = make([]int64, len(refs)), make([]int64, len(refs))
+		types, objectTypes, objectIDs, merchants = make([]string, len(refs)), make([]string, len(refs)), make([]string, len(refs)), make([]string, len(refs))
+		byID                                     = make(map[uuid.UUID]event.Ref, len(refs))
+	)
+	for i, ref := range refs {
+		ids[i], txids[i], versions[i] = ref.ID, ref.TxID, ref.ObjectVersion
+		types[i], objectTypes[i], objectIDs[i], merchants[i] = ref.Type, ref.ObjectType, ref.ObjectID, ref.MerchantID
+		byID[ref.ID] = ref
+	}
+	rows, err := l.pool.Query(ctx, planEvents, owner, route, ids, txids, types, objectTypes, objectIDs, versions, merchants)
+	if err != nil {
+		return nil, nil, classify("planning events", err)
+	}
+	claims := make([]delivery.Claim, 0, len(refs))
+	planned := make([]uuid.UUID, 0, len(refs))
+	var eventID uuid.UUID
+	var endpointID *[16]byte
+	var revision *int64
+	_, err = pgx.ForEachRow(rows, []any{(*[16]byte)(&eventID), &endpointID, &revision}, func() error {
+		if len(planned) == 0 || planned[len(planned)-1] != eventID {
+			planned = append(planned, eventID)
+		}
+		if endpointID == nil || revision == nil {
+			return nil
+		}
+		ref := byID[eventID]
+		claims = append(claims, delivery.Claim{
+			Key: delivery.Key{EventID: eventID, EndpointID: *endpointID}, Epoch: 1, Number: 1, EndpointRevision: *revision,
+			Event: event.PayloadRequest{EventID: eventID, TxID: ref.TxID, MinVersion: ref.ObjectVersion},
+		})
+		return nil
+	})
+	if err != nil {
+		return nil, nil, classify("planning events", err)
+	}
+	return claims, planned, nil
+}
+
+// resumePlanned is the claim of a second execution of the invocation that planned the events. It must be a
+// statement of its own: the snapshot of the one that planned does not see what it lost the race to.
+const resumePlanned = `
+with mine as (
+    select event_id, txid, object_version, planned_at from delivery.plans where event_id = any($2) and planned_by = $1
+), claimed as (
+    update delivery.deliveries d set epoch = d.epoch + 1
+      from mine p
+     where d.event_id = p.event_id and d.generation = 0 and d.owner = $1 and d.state = 'pending'
+    returning d.event_id, d.endpoint_id, d.generation, d.epoch, d.attempts, p.txid, p.object_version, p.planned_at
+)
+select false as settled, c.event_id, c.endpoint_id, c.generation, c.epoch, c.attempts, 0::bigint as retry_in_ms,
+       c.txid, c.object_version, (extract(epoch from clock_timestamp() - c.planned_at) * 1000)::bigint as age_ms, coalesce(e.revision, 0)
+  from claimed c left join delivery.endpoints e on e.id = c.endpoint_id
+union all
+select true, d.event_id, d.endpoint_id, d.generation, d.epoch, d.attempts,
+       greatest(0, extract(epoch from d.next_attempt_at - clock_timestamp()) * 1000)::bigint, 0, 0, 0, 0
+  from mine p join delivery.deliveries d on d.event_id = p.event_id
+ where d.generation = 0 and d.state = 'retrying' and d.owner is null and d.last_owner = $1`
+
+// Resume claims what an earlier execution of the same invocation planned and did not finish, and returns what
+// that execution did settle and still wants its next attempt.
+func (l *Ledger) Resume(ctx context.Context, owner string, eventIDs []uuid.UUID) ([]delivery.Claim, []delivery.Settled, error) {
+	return l.claim(ctx, "resuming events", resumePlanned, owner, raw(eventIDs))
+}
+
+// claimTickets takes rows whose epoch is the one that the ticket carries; and, for a second execution of the
+// same invocation, rows that the first one took and did not finish.
+const claimTickets = `
+with t as (
+    select * from unnest($3::uuid[], $4::bigint[], $5::bigint[]) as t (event_id, generation, epoch)
+), claimed as (
+    update delivery.deliveries d set owner = $1, epoch = d.epoch + 1, state = 'pending', next_attempt_at = clock_timestamp()
+      from t
+     where d.event_id = t.event_id and d.endpoint_id = $2 and d.generation = t.generation
+       and d.state in ('pending', 'retrying')
+       and ((d.epoch = t.epoch and d.owner is null) or d.owner = $1)
+    returning d.event_id, d.endpoint_id, d.generation, d.epoch, d.attempts
+)
+select false as settled, c.event_id, c.endpoint_id, c.generation, c.epoch, c.attempts, 0::bigint as retry_in_ms,
+       p.txid, p.object_version, (extract(epoch from clock_timestamp() - p.planned_at) * 1000)::bigint as age_ms, coalesce(e.revision, 0)
+  from claimed c
+  join delivery.plans p on p.event_id = c.event_id
+  left join delivery.endpoints e on e.id = c.endpoint_id
+union all
+select true, d.event_id, d.endpoint_id, d.generation, d.epoch, d.attempts,
+       greatest(0, extract(epoch from d.next_attempt_at - clock_timestamp()) * 1000)::bigint, 0, 0, 0, 0
+  from t join delivery.deliveries d on d.event_id = t.event_id and d.endpoint_id = $2 and d.generation = t.generation
+ where d.state = 'retrying' and d.owner is null and d.last_owner = $1`
+
+// Claim takes the tickets that are still valid for owner, and returns beside them what an earlier execution of
+// the same invocation settled. Tickets of a passed epoch are void and left out.
+func (l *Ledger) Claim(ctx context.Context, owner string, endpointID uuid.UUID, tickets []delivery.Ticket) ([]delivery.Claim, []delivery.Settled, error) {
+	ids, generations, epochs := make([][16]byte, len(tickets)), make([]int64, len(tickets)), make([]int64, len(tickets))
+	for i, ticket := range tickets {
+		ids[i], generations[i], epochs[i] = ticket.EventID, ticket.Generation, ticket.Epoch
+	}
+	return l.claim(ctx, "claiming deliveries", claimTickets, owner, [16]byte(endpointID), ids, generations, epochs)
+}
+
+func (l *Ledger) claim(ctx context.Context, doing, statement string, args ...any) ([]delivery.Claim, []delivery.Settled, error) {
+	rows, err := l.pool.Query(ctx, statement, args...)
+	if err != nil {
+		return nil, nil, classify(doing, err)
+	}
+	var (
+		claims        []delivery.Claim
+		settled       []delivery.Settled
+		isSettled     bool
+		key           delivery.Key
+		epoch         int64
+		attempts      int
+		retryIn, age  int64
+		txid, version int64
+		revision      int64
+	)
+	_, err = pgx.ForEachRow(rows, []any{
+		&isSettled, (*[16]byte)(&key.EventID), (*[16]byte)(&key.EndpointID), &key.Generation, &epoch, &attempts, &retryIn,
+		&txid, &version, &age, &revision,
+	}, func() error {
+		if isSettled {
+			settled = append(settled, delivery.Settled{Key: key, Epoch: epoch, Number: attempts + 1, RetryIn: millis(retryIn)})
+			return nil
+		}
+		claims = append(claims, delivery.Claim{
+			Key: key, Epoch: epoch, Number: attempts + 1, EndpointRevision: revision, Age: millis(age),
+			Event: event.PayloadRequest{EventID: key.EventID, TxID: txid, MinVersion: version},
+		})
+		return nil
+	})
+	if err != nil {
+		return nil, nil, classify(doing, err)
+	}
+	return claims, settled, nil
+}
+
+const holdsClaim = `
+select exists (select from delivery.deliveries
+                where event_id = $1 and endpoint_id = $2 and generation = $3 and epoch = $4 and state in ('pending', 'retrying'))`
+
+// Holds reports whether nobody has claimed the delivery since the claim was made, and it has not ended.
+func (l *Ledger) Holds(ctx context.Context, claim delivery.Claim) (bool, error) {
+	var holds bool
+	err := l.pool.QueryRow(ctx, holdsClaim, [16]byte(claim.EventID), [16]byte(claim.EndpointID), claim.Generation, claim.Epoch).Scan(&holds)
+	if err != nil {
+		return false, classify("looking at a claim", err)
+	}
+	return holds, nil
+}
+
+// recordOutcomes moves a row only when the outcome's claim still holds, but for a 2xx, which ends the delivery
+// whatever the epoch: the merchant has it. Attempts are kept whatever became of the claim. A repeated call finds
+// its attempts there, and moves nothing that has moved on.
+const recordOutcomes = `
+with o as (
+    select * from unnest($2::uuid[], $3::uuid[], $4::bigint[], $5::bigint[], $6::int[], $7::text[], $8::text[], $9::bool[],
+                         $10::int[], $11::int[], $12::bigint[], $13::bytea[], $14::bytea[])
+        as o (event_id, endpoint_id, generation, epoch, number, state, cause, attempted,
+              status_code, latency_ms, retry_in_ms, body_sha256, answer)
+), moved as (
+    update delivery.deliveries d set
+           state = case o.state when '' then d.state else o.state end,
+           owner = case o.state when '' then d.owner end,
+           last_owner = case o.state when '' then d.last_owner else $1 end,
+           next_attempt_at = case o.state when '' then d.next_attempt_at
+                                          when 'retrying' then clock_timestamp() + o.retry_in_ms * interval '1 millisecond' end,
+           ended_at = case when o.state in ('succeeded', 'dead') then clock_timestamp() end,
+           attempts = case when o.attempted then greatest(d.attempts, o.number) else d.attempts end,
+           last_cause = o.cause
+      from o
+     where d.event_id = o.event_id and d.endpoint_id = o.endpoint_id and d.generation = o.generation
+       and d.state <> 'succeeded' and (d.epoch = o.epoch or o.state = 'succeeded')
+)
+insert into delivery.attempts
+    (event_id, endpoint_id, generation, epoch, number, status_code, latency_ms, attempted_at, owner, cause, body_sha256, answer)
+select event_id, endpoint_id, generation, epoch, number, nullif(status_code, 0), latency_ms,
+       clock_timestamp() - latency_ms * interval '1 millisecond', $1, cause, body_sha256, answer
+  from o where attempted
+ order by event_id, endpoint_id
+on conflict do nothing`
+
+// Record writes outcomes of owner's claims.
+func (l *Ledger) Record(ctx context.Context, owner string, outcomes []delivery.Outcome) error {
+	n := len(outcomes)
+	var (
+		events, endpoints    = make([][16]byte, n), make([][16]byte, n)
+		generations, epochs  = make([]int64, n), make([]int64, n)
+		numbers, statuses    = make([]int32, n), make([]int32, n)
+		latencies            = make([]int32, n)
+		states, causes       = make([]string, n), make([]string, n)
+		attempted            = make([]bool, n)
+		retryIns             = make([]int64, n)
+		bodyHashes, excerpts = make([][]byte, n), make([][]byte, n)
+	)
+	// Sorted, so that two processes that write about the same rows lock them in the same order.
+	sorted := slices.SortedFunc(slices.Values(outcomes), func(a, b delivery.Outcome) int {
+		return slices.Compare(a.EventID[:], b.EventID[:])
+	})
+	for i, o := range sorted {
+		events[i], endpoints[i], generations[i], epochs[i] = o.EventID, o.EndpointID, o.Generation, o.Epoch
+		numbers[i], statuses[i], latencies[i] = int32(o.Number), int32(o.StatusCode), int32(o.Latency.Milliseconds())
+		states[i], causes[i], attempted[i], retryIns[i] = string(o.State), string(o.Cause), o.Attempted, o.RetryIn.Milliseconds()
+		bodyHashes[i], excerpts[i] = o.BodySHA256, o.Answer
+	}
+	_, err := l.pool.Exec(ctx, recordOutcomes, owner, events, endpoints, generations, epochs, numbers, states, causes, attempted,
+		statuses, latencies, retryIns, bodyHashes, excerpts)
+	if err != nil {
+		return classify("recording outcomes", err)
+	}
+	return nil
+}
+
+const readEndpoints = `
+select e.id, e.merchant_id, e.url, e.enabled, e.timeout_ms, e.retry_delays_ms, e.revision,
+       array(select s.secret from delivery.endpoint_secrets s
+              where s.endpoint_id = e.id and (s.expires_at is null or s.expires_at > clock_timestamp()) order by s.created_at desc, s.id),
+       array(select coalesce(s.expires_at, 'infinity') from delivery.endpoint_secrets s
+              where s.endpoint_id = e.id and (s.expires_at is null or s.expires_at > clock_timestamp()) order by s.created_at desc, s.id)
+  from delivery.endpoints e where e.id = any($1)`
+
+// Endpoints reads the endpoints of the ids that still exist.
+func (l *Ledger) Endpoints(ctx context.Context, ids []uuid.UUID) ([]delivery.Endpoint, error) {
+	rows, err := l.pool.Query(ctx, readEndpoints, raw(ids))
+	if err != nil {
+		return nil, classify("reading endpoints", err)
+	}
+	endpoints, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (delivery.Endpoint, error) {
+		var (
+			e         delivery.Endpoint
+			timeoutMS int64
+			delaysMS  []int64
+			secrets   []string
+			expiries  []pgtype.Timestamptz
+		)
+		err := row.Scan((*[16]byte)(&e.ID), &e.MerchantID, &e.URL, &e.Enabled, &timeoutMS, &delaysMS, &e.Revision, &secrets, &expiries)
+		e.Timeout = millis(timeoutMS)
+		for _, delay := range delaysMS {
+			e.Schedule = append(e.Schedule, millis(delay))
+		}
+		for i, secret := range secrets {
+			live := delivery.Secret{Value: secret}
+			if expiries[i].InfinityModifier == 0 {
+				live.ExpiresAt = expiries[i].Time
+			}
+			e.Secrets = append(e.Secrets, live)
+		}
+		return e, err
+	})
+	if err != nil {
+		return nil, classify("reading endpoints", err)
+	}
+	return endpoints, nil
+}
+
+const buryRecord = `
+insert into delivery.dead_records (topic, partition, "offset", event_id, reason, detail, key, value, value_sha256)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+on conflict do nothing`
+
+// Bury keeps a record that cannot become a delivery. A record that is there already is left as it is.
+func (l *Ledger) Bury(ctx context.Context, record delivery.DeadRecord) error {
+	var eventID *[16]byte
+	if record.EventID != uuid.Nil {
+		eventID = (*[16]byte)(&record.EventID)
+	}
+	hash := sha256.Sum256(record.Value)
+	_, err := l.pool.Exec(ctx, buryRecord, record.Topic, record.Partition, record.Offset, eventID, record.Reason, record.Detail,
+		record.Key, record.Value, hash[:])
+	if err != nil {
+		return classify("keeping a dead record", err)
+	}
+	return nil
+}
+
+// Ping reports whether the ledger answers.
+func (l *Ledger) Ping(ctx context.Context) error {
+	if err := l.pool.Ping(ctx); err != nil {
+		return classify("reaching the ledger", err)
+	}
+	return nil
+}
+
+// classify tells an unreachable ledger, which is worth another try, from a statement that it refuses.
+func classify(doing string, err error) error {
+	if Unavailable(err) {
+		return fault.Wrap(err, fault.Unavailable, "%s", doing)
+	}
+	return fmt.Errorf("%s: %w", doing, err)
+}
+
+func raw(ids []uuid.UUID) [][16]byte {
+	out := make([][16]byte, len(ids))
+	for i, id := range ids {
+		out[i] = id
+	}
+	return out
+}
+
+func millis(ms int64) time.Duration { return time.Duration(ms) * time.Millisecond }
