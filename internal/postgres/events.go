@@ -145,9 +145,10 @@ select snapshot.xmin,
 
 // Feed returns at most limit events behind the cursor, in the order (txid, sequence), and the cursor of the
 // last of them. An empty cursor is the start. Only what lies below the oldest running transaction is in the
-// feed: nothing can appear before it any more, so a walk by page.Next skips no event. With visible the page
-// goes on with what is visible above; page.Next does not follow there, last does. A cursor that is not one
-// is a fault.Invalid.
+// feed: nothing can appear before it any more, so a walk by page.Next skips no event. That transaction may be
+// in any database of the server, as PostgreSQL's snapshots are not per database. With visible the page goes
+// on with what is visible above; page.Next does not follow there, last does. A cursor that is not one is a
+// fault.Invalid.
 func (s *EventStore) Feed(ctx context.Context, after string, limit int, visible bool) (page event.FeedPage, last string, err error) { //nolint:nonamedreturns // two of them are easily confused
 	from, err := parseCursor(after)
 	if err != nil {
