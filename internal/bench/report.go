@@ -1,0 +1,97 @@
+package bench
+
+import (
+	"fmt"
+	"io"
+	"text/tabwriter"
+
+	"github.com/google/uuid"
+
+	"github.com/hookline/hookline/internal/load"
+)
+
+// Report is what a run measured.
+type Report struct {
+	Mode    string  `json:"mode"` // burst or rate
+	Intake  string  `json:"intake"`
+	Kafka   string  `json:"kafka"`
+	Machine Machine `json:"machine"`
+
+	Created    int     `json:"created"` // events that were committed
+	Delivered  int     `json:"delivered"`
+	Lost       int     `json:"lost"`       // of the created, those whose 2xx never came
+	Duplicates int     `json:"duplicates"` // of the created, those with more than one 2xx
+	Seconds    float64 `json:"seconds"`    // from the first post to the last 2xx
+
+	DeliveredPerS float64 `json:"delivered_per_s"`
+	PublishedPerS float64 `json:"published_per_s"`
+	// CPUMSPerEvent is of all processes of the stack, without the load generator and its merchants.
+	CPUMSPerEvent float64          `json:"cpu_ms_per_event"`
+	CommitToAckMS load.Percentiles `json:"commit_to_ack_ms"` // from the commit to the merchant's first 2xx
+
+	OfferedPerS       float64          `json:"offered_per_s,omitempty"` // of a rate
+	Publishers        int              `json:"publishers,omitempty"`    // of a burst
+	Merchants         int              `json:"merchants"`
+	BodyBytes         int64            `json:"body_bytes"`  // mean of the webhooks
+	Errors            int              `json:"errors"`      // posts that were not answered 201
+	LateStarts        int              `json:"late_starts"` // posts that began more than 5 ms behind the schedule
+	InvalidSignatures int              `json:"invalid_signatures"`
+	Unexpected        int              `json:"unexpected"` // webhooks of events that were never committed
+	PublishMS         load.Percentiles `json:"publish_ms"` // of a post, until its 201
+	LostIDs           []uuid.UUID      `json:"lost_ids,omitempty"`
+
+	Processes     []Usage `json:"processes"`
+	LoadGenerator Usage   `json:"load_generator"` // this process: the publishers and the merchants
+}
+
+// Machine is what the run ran on.
+type Machine struct {
+	CPU   string `json:"cpu"`
+	Cores int    `json:"cores"`
+}
+
+// Err is what makes a run a failure, whatever its speed; nil where nothing was lost, and all was signed well.
+func (r Report) Err() error {
+	switch {
+	case r.Lost > 0:
+		return fmt.Errorf("%d of %d events were not delivered", r.Lost, r.Created)
+	case r.InvalidSignatures > 0:
+		return fmt.Errorf("%d webhooks were not signed well", r.InvalidSignatures)
+	case r.Unexpected > 0:
+		return fmt.Errorf("%d webhooks are of events that were never committed", r.Unexpected)
+	case r.Created == 0:
+		return fmt.Errorf("no payment was created: %d posts failed", r.Errors)
+	}
+	return nil
+}
+
+// Print writes the report for a person to read.
+func (r Report) Print(w io.Writer) {
+	fmt.Fprintf(w, "%s on %d cores of %s; intake %s, kafka %s; %d merchants, webhooks of %d bytes\n\n",
+		r.Mode, r.Machine.Cores, r.Machine.CPU, r.Intake, r.Kafka, r.Merchants, r.BodyBytes)
+	tw := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+	fmt.Fprintf(tw, "created\t%d\tpublished %.0f/s, %d errors, %d late starts, answered in p50 %.1f, p99 %.1f ms\n",
+		r.Created, r.PublishedPerS, r.Errors, r.LateStarts, r.PublishMS.P50, r.PublishMS.P99)
+	fmt.Fprintf(tw, "delivered\t%d\t%.0f/s over %.1f s\n", r.Delivered, r.DeliveredPerS, r.Seconds)
+	fmt.Fprintf(tw, "lost\t%d\nduplicates\t%d\ninvalid signatures\t%d\n", r.Lost, r.Duplicates, r.InvalidSignatures)
+	fmt.Fprintf(tw, "commit to 2xx\t-\tp50 %.1f, p95 %.1f, p99 %.1f, max %.1f ms\n",
+		r.CommitToAckMS.P50, r.CommitToAckMS.P95, r.CommitToAckMS.P99, r.CommitToAckMS.Max)
+	fmt.Fprintf(tw, "CPU per event\t-\t%.3f ms\n", r.CPUMSPerEvent)
+	tw.Flush()
+
+	fmt.Fprintln(w)
+	tw = tabwriter.NewWriter(w, 0, 4, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(tw, "CPU s\tms per event\tpeak MiB\t")
+	for _, u := range r.Processes {
+		fmt.Fprintf(tw, "%.2f\t%.3f\t%.0f\t  %s\n", u.CPUSeconds, u.CPUMSPerEvent, u.PeakRSSMB, u.Name)
+		for _, part := range u.Parts {
+			fmt.Fprintf(tw, "%.2f\t%.3f\t\t  - %s\n", part.CPUSeconds, part.CPUMSPerEvent, part.Name)
+		}
+	}
+	fmt.Fprintf(tw, "%.2f\t%.3f\t%.0f\t  %s\n", r.LoadGenerator.CPUSeconds, r.LoadGenerator.CPUMSPerEvent,
+		r.LoadGenerator.PeakRSSMB, "(load and merchants, not in the sum)")
+	tw.Flush()
+	for _, id := range r.LostIDs {
+		fmt.Fprintf(w, "lost: %s\n", id)
+	}
+}
