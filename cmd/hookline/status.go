@@ -11,19 +11,12 @@ import (
 
 func status(ctx context.Context, args []string, stdout, _ io.Writer) error {
 	fs := newFlags("status")
-	options, err := stackFlags(fs)
-	if err != nil {
-		return err
-	}
+	dir := dirFlag(fs)
 	asJSON := fs.Bool("json", false, "print one JSON object on the last line, with a DSN that may read everything")
 	if _, err := parse(fs, args, 0, "status [flags]", "Says what of the stack runs."); err != nil {
 		return err
 	}
-	complete, err := options.Complete()
-	if err != nil {
-		return wrongUsage("%s", err)
-	}
-	current, err := stack.ReadStatus(ctx, complete.Dir)
+	current, err := stack.ReadStatus(ctx, *dir)
 	if err != nil {
 		return err
 	}

@@ -16,6 +16,8 @@ type Component struct {
 	PID     int    `json:"pid"`  // leader of its own process group; 0 when it does not run
 	State   string `json:"state"`
 	Address string `json:"address"` // host:port of its main port
+	// Admin is where Restate's admin API and UI are.
+	Admin string `json:"admin,omitempty"`
 }
 
 // States of a component.
@@ -38,11 +40,26 @@ const (
 )
 
 // Address returns the host:port of the component; empty where the status has none of that name.
-func (s Status) Address(name string) string {
+func (s Status) Address(name string) string { return s.component(name).Address }
+
+// State returns the component's state; empty where the status has none of that name.
+func (s Status) State(name string) string { return s.component(name).State }
+
+// Ready reports whether every component is.
+func (s Status) Ready() bool {
 	for _, c := range s.Components {
-		if c.Name == name {
-			return c.Address
+		if c.State != StateReady {
+			return false
 		}
 	}
-	return ""
+	return true
+}
+
+func (s Status) component(name string) Component {
+	for _, c := range s.Components {
+		if c.Name == name {
+			return c
+		}
+	}
+	return Component{}
 }

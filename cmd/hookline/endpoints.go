@@ -1,0 +1,155 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"os"
+	"text/tabwriter"
+
+	"github.com/hookline/hookline/internal/postgres"
+	"github.com/hookline/hookline/internal/stack"
+)
+
+const envDatabaseURL = "DATABASE_URL"
+
+func endpoints(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	const verbs = "want `endpoints add` or `endpoints list`"
+	if len(args) == 0 {
+		return wrongUsage(verbs)
+	}
+	switch args[0] {
+	case "add":
+		return addEndpoint(ctx, args[1:], stdout, stderr)
+	case "list":
+		return listEndpoints(ctx, args[1:], stdout)
+	case "-h", "-help", "--help":
+		return helpText("Usage: hookline endpoints add --merchant M --url U [flags]\n       hookline endpoints list [flags]\n\nEach has --help.\n")
+	default:
+		return wrongUsage(verbs)
+	}
+}
+
+func addEndpoint(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	fs := newFlags("endpoints add")
+	dir := dirFlag(fs)
+	merchant := fs.String("merchant", "", "`id` of the merchant (required)")
+	target := fs.String("url", "", "`URL` that gets the webhooks (required)")
+	secret := fs.String("secret", "", "signing `secret`, whsec_ and base64; drawn where none is given")
+	description := fs.String("description", "", "`text` for whoever reads the list")
+	asJSON := fs.Bool("json", false, "print the endpoint as JSON on the last line")
+	if _, err := parse(fs, args, 0, "endpoints add --merchant M --url U [flags]",
+		"Adds an endpoint to the running stack, or to the ledger at "+envDatabaseURL+" where that is set."); err != nil {
+		return err
+	}
+	if *merchant == "" || *target == "" {
+		return wrongUsage("--merchant and --url are required")
+	}
+	store, embedded, err := openEndpoints(ctx, *dir)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	if risk := risky(*target); risk != "" {
+		if !embedded {
+			return fmt.Errorf("%s: only the embedded stack takes such an endpoint", risk)
+		}
+		fmt.Fprintf(stderr, "note: %s; the embedded stack takes such an endpoint, a production ledger does not\n", risk)
+	}
+	added, whsec, err := store.Add(ctx, postgres.NewEndpoint{MerchantID: *merchant, URL: *target, Description: *description, Secret: *secret})
+	if err != nil {
+		return err
+	}
+	if *asJSON {
+		return printJSON(stdout, struct {
+			postgres.Endpoint
+			Secret string `json:"secret"`
+		}{added, whsec})
+	}
+	fmt.Fprintf(stdout, "endpoint %s of %s\nsigning secret, shown only now: %s\n", added.ID, added.MerchantID, whsec)
+	return nil
+}
+
+func listEndpoints(ctx context.Context, args []string, stdout io.Writer) error {
+	fs := newFlags("endpoints list")
+	dir := dirFlag(fs)
+	merchant := fs.String("merchant", "", "only those of the merchant with this `id`")
+	asJSON := fs.Bool("json", false, "print one JSON object on the last line")
+	if _, err := parse(fs, args, 0, "endpoints list [flags]",
+		"Lists the endpoints of the running stack, or of the ledger at "+envDatabaseURL+" where that is set."); err != nil {
+		return err
+	}
+	store, _, err := openEndpoints(ctx, *dir)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	all, err := store.List(ctx, *merchant)
+	if err != nil {
+		return err
+	}
+	if *asJSON {
+		if all == nil {
+			all = []postgres.Endpoint{}
+		}
+		return printJSON(stdout, struct {
+			Endpoints []postgres.Endpoint `json:"endpoints"`
+		}{all})
+	}
+	tw := tabwriter.NewWriter(stdout, 0, 4, 2, ' ', 0)
+	for _, e := range all {
+		enabled := "enabled"
+		if !e.Enabled {
+			enabled = "disabled"
+		}
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", e.ID, e.MerchantID, enabled, e.URL, e.Description)
+	}
+	return tw.Flush()
+}
+
+// endpointStore is the store with the pool that it owns.
+type endpointStore struct {
+	*postgres.EndpointStore
+	Close func()
+}
+
+// openEndpoints connects to the ledger at DATABASE_URL, or to the embedded stack's.
+func openEndpoints(ctx context.Context, dir string) (endpointStore, bool, error) {
+	dsn, embedded := os.Getenv(envDatabaseURL), false
+	if dsn == "" {
+		status, err := stack.ReadStatus(ctx, dir)
+		if err != nil {
+			return endpointStore{}, false, err
+		}
+		if status.State(stack.Postgres) != stack.StateReady {
+			return endpointStore{}, false, errors.New("the stack does not run: hookline up starts it; or set " + envDatabaseURL + " to another ledger")
+		}
+		dsn, embedded = status.DSN, true
+	}
+	pool, err := postgres.NewPool(ctx, dsn, postgres.Options{ApplicationName: "hookline endpoints"})
+	if err != nil {
+		return endpointStore{}, false, fmt.Errorf("%s: %w", envDatabaseURL, err)
+	}
+	return endpointStore{EndpointStore: postgres.NewEndpointStore(pool), Close: pool.Close}, embedded, nil
+}
+
+// risky says why an endpoint is not one for production; empty where it is.
+func risky(target string) string {
+	u, err := url.Parse(target)
+	if err != nil {
+		return "" // the store says what is wrong with it
+	}
+	host := u.Hostname()
+	ip := net.ParseIP(host)
+	switch {
+	case host == "localhost" || ip != nil && (ip.IsLoopback() || ip.IsPrivate() || ip.IsLinkLocalUnicast() || ip.IsUnspecified()):
+		return host + " is an address of this machine or network"
+	case u.Scheme == "http":
+		return "webhooks to http:// travel in the clear"
+	default:
+		return ""
+	}
+}

@@ -1,0 +1,180 @@
+package stack
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/hookline/hookline/internal/stack/pgserver"
+	"github.com/hookline/hookline/internal/stack/process"
+	"github.com/hookline/hookline/internal/stack/tools"
+)
+
+// order of the components: up starts along it where one needs the other, down stops against it.
+var order = []string{Postgres, Kafka, Restate, MerchantSimulator, DataService, CDCRelay, WebhookWorker, PaymentsAPI}
+
+// Topic is the Kafka topic of the embedded stack.
+const Topic = "webhook-events"
+
+// Database is the name of the one database of the embedded stack: business tables and ledger.
+const Database = "hookline"
+
+// DemoMerchant is the merchant whose endpoint, at the simulator, every embedded stack has.
+const DemoMerchant = "joes-tshirt-shop"
+
+// stack is one state directory and what is wanted there.
+type stack struct {
+	Options
+
+	hash     string // names the stack where several share a directory
+	was      settings
+	secrets  secrets
+	progress func(line string)
+	started  time.Time
+}
+
+// settings are what is kept about how the stack was last brought up.
+type settings struct {
+	Intake     string `json:"intake"`
+	Kafka      string `json:"kafka"`
+	PortOffset int    `json:"port_offset"`
+	// PostgresData is outside the state directory where PostgreSQL's user could not reach it there.
+	PostgresData string `json:"postgres_data"`
+	// Provisioned is the fingerprint of the hookline that migrated and seeded the database.
+	Provisioned string `json:"provisioned"`
+}
+
+// secrets are drawn once per state directory.
+type secrets struct {
+	Superuser string `json:"superuser"`
+	API       string `json:"api"`
+	Reader    string `json:"reader"`
+	CDC       string `json:"cdc"`
+	Worker    string `json:"worker"`
+	// Webhook signs what the demo merchant gets.
+	Webhook string `json:"webhook"`
+}
+
+func open(o Options, progress func(string)) (*stack, error) {
+	o, err := o.Complete()
+	if err != nil {
+		return nil, err
+	}
+	if progress == nil {
+		progress = func(string) {}
+	}
+	hash := sha256.Sum256([]byte(o.Dir))
+	s := &stack{Options: o, hash: hex.EncodeToString(hash[:6]), progress: progress, started: time.Now()}
+	if err := readJSON(s.path("stack.json"), &s.was); err != nil {
+		return nil, err
+	}
+	if err := readJSON(s.path("secrets.json"), &s.secrets); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// openExisting is for the verbs that take the stack as it is: its mode and ports are those it was brought up with.
+func openExisting(dir string, progress func(string)) (*stack, error) {
+	s, err := open(Options{Dir: dir}, progress)
+	if err != nil {
+		return nil, err
+	}
+	if s.was.Intake != "" {
+		s.Intake = s.was.Intake
+	}
+	if s.was.Kafka != "" {
+		s.Kafka = s.was.Kafka
+	}
+	s.PortOffset = s.was.PortOffset
+	return s, nil
+}
+
+func (s *stack) path(elements ...string) string {
+	return filepath.Join(append([]string{s.Dir}, elements...)...)
+}
+
+func (s *stack) logFile(name string) string    { return s.path("logs", name+".log") }
+func (s *stack) recordFile(name string) string { return s.path("run", name+".json") }
+
+func (s *stack) record(name string) (process.Record, error) {
+	return process.Read(s.recordFile(name))
+}
+
+// rootHome is where root keeps of this stack what PostgreSQL's user must reach.
+func (s *stack) rootHome() string { return filepath.Join(tools.RootDir, s.hash) }
+
+func (s *stack) postgresData() string {
+	if os.Geteuid() == 0 {
+		return filepath.Join(s.rootHome(), "postgres")
+	}
+	return s.path("data", "postgres")
+}
+
+func (s *stack) port(name string) int { return portsOf(name, s.Kafka, s.PortOffset)[0] }
+
+func (s *stack) address(name string) string { return loopback(s.port(name)) }
+
+func (s *stack) url(name string) string { return "http://" + s.address(name) }
+
+// makeDirs makes the state directory. Its contents are for its user only: logs name events and merchants.
+func (s *stack) makeDirs() error {
+	for _, dir := range []string{s.Dir, s.path("run"), s.path("logs"), s.path("data")} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("making the state directory: %w", err)
+		}
+	}
+	return nil
+}
+
+func (s *stack) lock(ctx context.Context) (func(), error) { return tools.Lock(ctx, s.path("lock")) }
+
+func (s *stack) saveSettings() error { return process.WriteJSON(s.path("stack.json"), s.was, 0o600) }
+
+func (s *stack) drawSecrets() error {
+	for _, field := range []*string{&s.secrets.Superuser, &s.secrets.API, &s.secrets.Reader, &s.secrets.CDC, &s.secrets.Worker} {
+		*field = hex.EncodeToString(random(16))
+	}
+	s.secrets.Webhook = "whsec_" + base64.StdEncoding.EncodeToString(random(32))
+	return process.WriteJSON(s.path("secrets.json"), s.secrets, 0o600)
+}
+
+func random(n int) []byte {
+	b := make([]byte, n)
+	rand.Read(b) // never fails: see its documentation
+	return b
+}
+
+func (s *stack) server(binaries pgserver.Binaries) pgserver.Server {
+	return pgserver.Server{Binaries: binaries, DataDir: s.postgresData(), Port: s.port(Postgres), Password: s.secrets.Superuser}
+}
+
+func (s *stack) dsn() string {
+	if s.secrets.Superuser == "" {
+		return ""
+	}
+	return s.server(pgserver.Binaries{}).DSN(Database)
+}
+
+func readJSON(name string, v any) error {
+	content, err := os.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("reading the state directory: %w", err)
+	}
+	if err := json.Unmarshal(content, v); err != nil {
+		return fmt.Errorf("reading %s: %w", name, err)
+	}
+	return nil
+}
