@@ -185,24 +185,19 @@ func (s *stack) provisioner() string {
 // stopWhatDiffers returns what is to be started: what is dead, and what it stopped because it is not what is
 // wanted any more.
 func (s *stack) stopWhatDiffers(ctx context.Context, parts map[string]*part) ([]string, error) {
-	records := map[string]process.Record{}
-	for _, name := range order {
-		record, err := s.record(name)
-		if err != nil {
-			return nil, err
-		}
-		records[name] = record
-	}
 	otherKafka := s.was.Kafka != "" && s.was.Kafka != s.Kafka
 	otherIntake := s.was.Intake != "" && s.was.Intake != s.Intake
 	if otherKafka {
-		if err := s.emptyOldKafka(ctx, records); err != nil {
+		if err := s.emptyOldKafka(ctx); err != nil {
 			return nil, err
 		}
 	}
 	var toStart []string
 	for _, name := range slices.Backward(order) {
-		record := records[name]
+		record, err := s.record(name)
+		if err != nil {
+			return nil, err
+		}
 		same := record.Fingerprint == parts[name].fingerprint
 		switch name {
 		case CDCRelay: // its connections know the old broker's offsets
@@ -229,13 +224,21 @@ func (s *stack) stopWhatDiffers(ctx context.Context, parts map[string]*part) ([]
 }
 
 // emptyOldKafka lets the old broker's records through before it goes.
-func (s *stack) emptyOldKafka(ctx context.Context, records map[string]process.Record) error {
-	if relay := records[CDCRelay]; relay.Alive() {
-		if err := s.stop(ctx, relay); err != nil {
+func (s *stack) emptyOldKafka(ctx context.Context) error {
+	alive := map[string]bool{}
+	for _, name := range []string{CDCRelay, Kafka, WebhookWorker} {
+		record, err := s.record(name)
+		if err != nil {
 			return err
 		}
+		alive[name] = record.Alive()
+		if name == CDCRelay && alive[name] { // what it has not published yet waits in its slot for the new broker
+			if err := s.stop(ctx, record); err != nil {
+				return err
+			}
+		}
 	}
-	if !records[Kafka].Alive() || !records[WebhookWorker].Alive() {
+	if !alive[Kafka] || !alive[WebhookWorker] {
 		return nil
 	}
 	s.say("waiting until the worker has taken what %s holds", s.was.Kafka)
