@@ -16,7 +16,7 @@ const (
 )
 
 // longestInStub is the longest value, in bytes, that a record of last resort keeps.
-const longestInStub = 1024
+const longestInStub = 256
 
 // record is a Kafka record: a row's JSON object under its merchant's key.
 type record struct {
@@ -93,7 +93,7 @@ func newEncoder(relation *wal.Relation) *encoder {
 }
 
 // encode makes the record of a row. One that would be longer than limit bytes, key and value together, loses
-// its payload; one that still is, every value over 1 KiB and the key, so that the row can never stop the
+// its payload; one that still is, every value over 256 bytes and the key, so that the row can never stop the
 // stream. The last is no readable pointer: it ends among the dead records, where somebody sees it.
 func (e *encoder) encode(values [][]byte, limit int) record {
 	size := e.fixed

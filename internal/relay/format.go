@@ -157,6 +157,11 @@ func appendClock(dst, text []byte) ([]byte, bool) {
 	if len(clock) < 8 || len(clock) > 15 || (len(clock) > 8 && clock[8] != '.') {
 		return dst, false
 	}
+	for _, c := range text[:space] {
+		if (c < '0' || c > '9') && c != '-' {
+			return dst, false
+		}
+	}
 	for i, c := range clock {
 		if (c < '0' || c > '9') && (i != 2 && i != 5 || c != ':') && i != 8 {
 			return dst, false
