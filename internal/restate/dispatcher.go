@@ -77,12 +77,20 @@ func Handler(w workflow, cfg HandlerConfig, log *slog.Logger) (http.Handler, err
 		// nobody would ever hear of it.
 		Handler(ProcessHandler, sdk.NewServiceHandler(d.process, sdk.WithInputCodec(encoding.BinaryCodec), sdk.WithDocumentation("Plans a batch of events and makes their first attempts."))).
 		Handler(AttemptHandler, sdk.NewServiceHandler(d.attempt, sdk.WithDocumentation("Makes the attempts of a list that are due.")))
-	restateServer := server.NewRestate().WithLogger(log.Handler(), true).Bind(definition)
+	restateServer := server.NewRestate().WithLogger(warnings{log.Handler()}, true).Bind(definition)
 	handler, err := restateServer.Handler()
 	if err != nil {
 		return nil, fmt.Errorf("building the Restate handlers: %w", err)
 	}
 	return handler, nil
+}
+
+// warnings keeps the SDK from logging two lines per invocation.
+type warnings struct{ slog.Handler }
+
+// Enabled implements slog.Handler.
+func (w warnings) Enabled(ctx context.Context, level slog.Level) bool {
+	return level >= slog.LevelWarn && w.Handler.Enabled(ctx, level)
 }
 
 type dispatcher struct {
