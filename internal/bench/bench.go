@@ -27,6 +27,7 @@ const (
 type Options struct {
 	API        string // host:port of payments-api
 	Worker     string // host:port of webhook-worker
+	Token      string // API_TOKEN of the services; empty where they want none
 	DSN        string // may read the business tables and write the ledger
 	Kafka      string // what the stack runs, for the report
 	Components []Component
@@ -80,7 +81,7 @@ func Run(ctx context.Context, o Options) (_ Report, err error) {
 		return Report{}, err
 	}
 	o.patience = cmp.Or(o.patience, defaultPatience)
-	intake, err := load.Intake(ctx, o.Worker)
+	intake, err := load.Intake(ctx, o.Worker, o.Token)
 	if err != nil {
 		return Report{}, err
 	}
@@ -110,7 +111,7 @@ func Run(ctx context.Context, o Options) (_ Report, err error) {
 		err = errors.Join(err, db.RemoveEndpoints(cleanUp, endpoints))
 	}()
 
-	publisher := load.NewPublisher(o.API, paymentBodies(merchantIDs, o.BodyBytes))
+	publisher := load.NewPublisher(o.API, o.Token, paymentBodies(merchantIDs, o.BodyBytes))
 	defer publisher.Close()
 
 	proc := procFS{root: "/proc"}

@@ -1,6 +1,7 @@
 package load
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,12 +11,13 @@ import (
 	"time"
 )
 
-// Intake asks the webhook-worker at addr, host:port, which way it takes events in: batches or subscription.
-func Intake(ctx context.Context, addr string) (string, error) {
+// Intake asks the webhook-worker at addr, host:port, which way it takes events in: batches or subscription. token is
+// the services' API_TOKEN; empty where they want none.
+func Intake(ctx context.Context, addr, token string) (string, error) {
 	var info struct {
 		Intake string `json:"intake"`
 	}
-	if err := getJSON(ctx, "http://"+addr+"/info", &info); err != nil {
+	if err := call(ctx, http.MethodGet, "http://"+addr+"/info", token, nil, &info); err != nil {
 		return "", fmt.Errorf("asking the webhook-worker how it takes events in: %w", err)
 	}
 	if info.Intake == "" {
@@ -24,17 +26,23 @@ func Intake(ctx context.Context, addr string) (string, error) {
 	return info.Intake, nil
 }
 
-func getJSON(ctx context.Context, url string, v any) error {
+// call sends ask as JSON, where it is not nil, and reads the answer into answer.
+func call(ctx context.Context, method, url, token string, ask, answer any) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return err
+	var body []byte
+	if ask != nil {
+		var err error
+		if body, err = json.Marshal(ask); err != nil {
+			return fmt.Errorf("encoding the request: %w", err)
+		}
 	}
-	return do(req, v)
-}
-
-func do(req *http.Request, v any) error {
+	req, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(body))
+	if err != nil {
+		return fmt.Errorf("making the request: %w", err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	authorize(req, token)
 	res, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return err
@@ -42,10 +50,16 @@ func do(req *http.Request, v any) error {
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
 		text, _ := io.ReadAll(io.LimitReader(res.Body, 500)) // it only explains
-		return fmt.Errorf("%s answered %d: %s", req.URL, res.StatusCode, text)
+		return fmt.Errorf("%s answered %d: %s", url, res.StatusCode, bytes.TrimSpace(text))
 	}
-	if err := json.NewDecoder(io.LimitReader(res.Body, 64<<20)).Decode(v); err != nil {
-		return fmt.Errorf("reading the answer of %s: %w", req.URL, err)
+	if err := json.NewDecoder(io.LimitReader(res.Body, 64<<20)).Decode(answer); err != nil {
+		return fmt.Errorf("reading the answer of %s: %w", url, err)
 	}
 	return nil
+}
+
+func authorize(req *http.Request, token string) {
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
 }

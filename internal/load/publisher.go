@@ -22,20 +22,24 @@ const (
 
 // Publisher creates payments over HTTP. It is safe for concurrent use.
 type Publisher struct {
-	client *http.Client
-	url    string
-	bodies [][]byte
-	posted atomic.Int64
+	// Answered, where it is set, gets the answer to every payment that was created. It is called concurrently.
+	Answered func(answer []byte)
+
+	client     *http.Client
+	url, token string
+	bodies     [][]byte
+	posted     atomic.Int64
 }
 
-// NewPublisher posts to the payments-api at addr, host:port. The i-th payment has the body i modulo their number.
-func NewPublisher(addr string, bodies [][]byte) *Publisher {
+// NewPublisher posts to the payments-api at addr, host:port. The i-th payment has the body i modulo their number. token
+// is the service's API_TOKEN; empty where it wants none.
+func NewPublisher(addr, token string, bodies [][]byte) *Publisher {
 	transport := &http.Transport{
 		MaxIdleConns: maxOpen, MaxIdleConnsPerHost: maxOpen, IdleConnTimeout: time.Minute, DisableCompression: true,
 	}
 	return &Publisher{
 		client: &http.Client{Transport: transport, Timeout: 30 * time.Second},
-		url:    "http://" + addr + "/payments", bodies: bodies,
+		url:    "http://" + addr + "/payments", token: token, bodies: bodies,
 	}
 }
 
@@ -57,45 +61,46 @@ type Published struct {
 	Latencies   []time.Duration // of the accepted ones
 }
 
-// Post creates the i-th payment and returns the answer's body.
-func (p *Publisher) Post(ctx context.Context, i int) ([]byte, error) {
-	return p.send(ctx, http.MethodPost, p.url, p.bodies[i%len(p.bodies)], http.StatusCreated, true)
-}
-
 // Refund moves the payment to refunded, which is a second event of it.
 func (p *Publisher) Refund(ctx context.Context, id string) error {
-	_, err := p.send(ctx, http.MethodPatch, p.url+"/"+id, []byte(`{"status":"refunded"}`), http.StatusOK, false)
+	return p.send(ctx, http.MethodPatch, p.url+"/"+id, []byte(`{"status":"refunded"}`), http.StatusOK, nil)
+}
+
+func (p *Publisher) post(ctx context.Context, i int) error {
+	err := p.send(ctx, http.MethodPost, p.url, p.bodies[i%len(p.bodies)], http.StatusCreated, p.Answered)
+	if err == nil {
+		p.posted.Add(1)
+	}
 	return err
 }
 
-func (p *Publisher) send(ctx context.Context, method, url string, body []byte, want int, keep bool) ([]byte, error) {
+func (p *Publisher) send(ctx context.Context, method, url string, body []byte, want int, answered func([]byte)) error {
 	req, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(body))
 	if err != nil {
-		return nil, fmt.Errorf("making the request: %w", err)
+		return fmt.Errorf("making the request: %w", err)
 	}
 	req.Header.Set("Content-Type", "application/json")
+	authorize(req, p.token)
 	res, err := p.client.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("posting a payment: %w", err)
+		return fmt.Errorf("sending a payment: %w", err)
 	}
 	defer res.Body.Close()
-	if res.StatusCode != want {
-		text, _ := io.ReadAll(io.LimitReader(res.Body, 500)) // it only explains
-		return nil, fmt.Errorf("posting a payment: payments-api answered %d: %s", res.StatusCode, bytes.TrimSpace(text))
-	}
-	if method == http.MethodPost {
-		p.posted.Add(1)
-	}
 	limited := io.LimitReader(res.Body, maxAnswer)
-	if keep {
-		answer, err := io.ReadAll(limited)
-		if err != nil {
-			return nil, fmt.Errorf("reading the answer: %w", err)
-		}
-		return answer, nil
+	if res.StatusCode != want {
+		text, _ := io.ReadAll(io.LimitReader(limited, 500)) // it only explains
+		return fmt.Errorf("sending a payment: payments-api answered %d: %s", res.StatusCode, bytes.TrimSpace(text))
 	}
-	io.Copy(io.Discard, limited) // so that the connection can be used again
-	return nil, nil
+	if answered == nil {
+		io.Copy(io.Discard, limited) // so that the connection can be used again
+		return nil
+	}
+	answer, err := io.ReadAll(limited)
+	if err != nil {
+		return fmt.Errorf("reading the answer to a payment: %w", err)
+	}
+	answered(answer)
+	return nil
 }
 
 // run collects what comes of many posts at once.
@@ -107,7 +112,7 @@ type run struct {
 
 func (r *run) post(ctx context.Context, i int) {
 	start := time.Now()
-	_, err := r.publisher.send(ctx, http.MethodPost, r.publisher.url, r.publisher.bodies[i%len(r.publisher.bodies)], http.StatusCreated, false)
+	err := r.publisher.post(ctx, i)
 	end := time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -59,12 +59,12 @@ func (a *api) publisher(t *testing.T, bodies ...string) *load.Publisher {
 	for i, body := range bodies {
 		raw[i] = []byte(body)
 	}
-	p := load.NewPublisher(strings.TrimPrefix(a.URL, "http://"), raw)
+	p := load.NewPublisher(strings.TrimPrefix(a.URL, "http://"), "", raw)
 	t.Cleanup(p.Close)
 	return p
 }
 
-func TestPostAndRefund(t *testing.T) {
+func TestPaymentAndRefund(t *testing.T) {
 	t.Parallel()
 	a := newAPI(t, func(n int64, w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodPatch {
@@ -73,24 +73,46 @@ func TestPostAndRefund(t *testing.T) {
 		}
 		created(n, w, r)
 	})
-	p := a.publisher(t, "a", "b")
-	answer, err := p.Post(t.Context(), 3)
-	require.NoError(t, err)
-	require.JSONEq(t, `{"id":"p1"}`, string(answer))
+	p := a.publisher(t, "a")
+	var answers []string
+	p.Answered = func(answer []byte) { answers = append(answers, string(answer)) }
+	require.NoError(t, p.Burst(t.Context(), 1, 1).Err)
 	require.NoError(t, p.Refund(t.Context(), "p1"))
+	require.Equal(t, []string{`{"id":"p1"}`}, answers)
 	require.Equal(t, 1, p.Posted())
-	require.Empty(t, cmp.Diff([]string{"POST /payments b", `PATCH /payments/p1 {"status":"refunded"}`}, a.bodies))
+	require.Empty(t, cmp.Diff([]string{"POST /payments a", `PATCH /payments/p1 {"status":"refunded"}`}, a.bodies))
 }
 
-func TestPostTellsWhatWasAnswered(t *testing.T) {
+func TestRefundTellsWhatWasAnswered(t *testing.T) {
 	t.Parallel()
 	a := newAPI(t, func(_ int64, w http.ResponseWriter, _ *http.Request) {
 		http.Error(w, "no room", http.StatusServiceUnavailable)
 	})
-	p := a.publisher(t, "a")
-	_, err := p.Post(t.Context(), 0)
-	require.ErrorContains(t, err, "503: no room")
-	require.Zero(t, p.Posted())
+	require.ErrorContains(t, a.publisher(t, "a").Refund(t.Context(), "p1"), "503: no room")
+}
+
+func TestTokenIsSent(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t, func(n int64, w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "Bearer s3cret" {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		if r.URL.Path == "/info" {
+			io.WriteString(w, `{"intake":"batches","group":"g"}`)
+			return
+		}
+		created(n, w, r)
+	})
+	addr := strings.TrimPrefix(a.URL, "http://")
+	p := load.NewPublisher(addr, "s3cret", [][]byte{[]byte("a")})
+	defer p.Close()
+	require.Equal(t, 1, p.Burst(t.Context(), 1, 1).Accepted)
+	intake, err := load.Intake(t.Context(), addr, "s3cret")
+	require.NoError(t, err)
+	require.Equal(t, "batches", intake)
+	_, err = load.Intake(t.Context(), addr, "")
+	require.ErrorContains(t, err, "401")
 }
 
 func TestBurstPostsEachOnceOverConnectionsThatAreKept(t *testing.T) {

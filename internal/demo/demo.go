@@ -1,0 +1,327 @@
+package demo
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/hookline/hookline/internal/load"
+)
+
+const (
+	// defaultPatience is how long a demo waits while nothing more arrives.
+	defaultPatience = 30 * time.Second
+	// trailing is how long it looks for duplicates when everything has arrived.
+	trailing = 250 * time.Millisecond
+	interval = 100 * time.Millisecond // of looks at the merchant
+	// leastRate is how many payments are created per second: as many as a person can follow, and as leave the
+	// pipeline time to show how fast it is. More than longest takes at that rate are created faster.
+	leastRate = 50
+	longest   = 10 * time.Second
+	// listed is up to how many webhooks are printed one by one.
+	listed = 50
+)
+
+// Options say what to show, on which stack.
+type Options struct {
+	API      string // host:port of payments-api
+	Worker   string // host:port of webhook-worker
+	Merchant string // host:port of merchant-simulator, where the demo merchant's endpoint is
+	Token    string // API_TOKEN of the services; empty where they want none
+	DSN      string // may read the business tables
+	Kafka    string // what the stack runs, for the result
+
+	MerchantID string // whose payments they are
+	Payments   int
+	// Refunds is how many of the payments are refunded, which is a second event and a second webhook for each.
+	Refunds int
+	// Out is where a person watches.
+	Out io.Writer
+
+	patience time.Duration // other than the default, for tests
+}
+
+// Validate checks what a user chose.
+func (o Options) Validate() error {
+	if o.Payments < 1 || o.Payments > 10_000 {
+		return fmt.Errorf("a demo has 1 to 10,000 payments, not %d", o.Payments)
+	}
+	if o.Refunds < 0 || o.Refunds > o.Payments {
+		return fmt.Errorf("0 to all %d payments can be refunded, not %d", o.Payments, o.Refunds)
+	}
+	return nil
+}
+
+// Result counts events by id. Each payment is one, each refund another.
+type Result struct {
+	Created           int              `json:"created"`
+	Delivered         int              `json:"delivered"` // of the created: accepted at least once
+	Lost              int              `json:"lost"`      // of the created: not accepted by the end
+	Duplicates        int              `json:"duplicates"`
+	InvalidSignatures int              `json:"invalid_signatures"`
+	CommitToAckMS     load.Percentiles `json:"commit_to_ack_ms"` // from the commit to the merchant's first 2xx
+	Payments          int              `json:"payments"`
+	Refunds           int              `json:"refunds"`
+	Intake            string           `json:"intake"`
+	Kafka             string           `json:"kafka"`
+	// Addresses are what there is to open, by name.
+	Addresses map[string]string `json:"addresses"`
+}
+
+// Err is what makes a demo a failure; nil where everything arrived and was signed well.
+func (r Result) Err() error {
+	switch {
+	case r.Lost > 0:
+		return fmt.Errorf("%d of %d webhooks did not arrive", r.Lost, r.Created)
+	case r.InvalidSignatures > 0:
+		return fmt.Errorf("%d webhooks were not signed well", r.InvalidSignatures)
+	}
+	return nil
+}
+
+// Run creates the payments and returns when all their webhooks have arrived, or none has for 30 s. The error is about
+// the demo itself: see Result.Err for the pipeline's.
+func Run(ctx context.Context, o Options) (_ Result, err error) {
+	if err := o.Validate(); err != nil {
+		return Result{}, err
+	}
+	o.patience = cmp.Or(o.patience, defaultPatience)
+	intake, err := load.Intake(ctx, o.Worker, o.Token)
+	if err != nil {
+		return Result{}, err
+	}
+	db, err := load.Connect(ctx, o.DSN)
+	if err != nil {
+		return Result{}, err
+	}
+	defer func() { err = errors.Join(err, db.Close(context.WithoutCancel(ctx))) }()
+
+	w := &watch{Options: o, db: db, merchant: load.NewMerchant(o.Merchant), arrived: map[uuid.UUID]bool{}, arrivedOf: map[string]int{}}
+	invalidBefore, err := w.merchant.InvalidSignatures(ctx)
+	if err != nil {
+		return Result{}, err
+	}
+	if err := w.warn(ctx); err != nil {
+		return Result{}, err
+	}
+	if err := w.run(ctx); err != nil {
+		return Result{}, err
+	}
+	invalid, err := w.merchant.InvalidSignatures(ctx)
+	if err != nil {
+		return Result{}, err
+	}
+	account, err := w.account(ctx)
+	if err != nil {
+		return Result{}, err
+	}
+	return Result{
+		Created: account.Created, Delivered: account.Delivered, Lost: account.Lost, Duplicates: account.Duplicates,
+		InvalidSignatures: max(0, invalid-invalidBefore), CommitToAckMS: load.PercentilesOf(account.CommitToAck),
+		Payments: o.Payments, Refunds: o.Refunds, Intake: intake, Kafka: o.Kafka,
+	}, nil
+}
+
+// watch is one demo under way.
+type watch struct {
+	Options
+	db       *load.Database
+	merchant load.Merchant
+	// What has arrived; only follow's.
+	arrived   map[uuid.UUID]bool
+	arrivedOf map[string]int // by payment
+
+	mu   sync.Mutex
+	ids  []string // of the payments created so far
+	errs []error
+}
+
+// warn tells of a merchant that fails on purpose before anyone wonders.
+func (w *watch) warn(ctx context.Context) error {
+	behaviours, err := w.merchant.Behaviours(ctx)
+	for _, each := range behaviours {
+		fmt.Fprintf(w.Out, "The merchant was told to misbehave: %s\nTo make it behave: curl -X PUT http://%s/behaviour -H 'content-type: application/json' -d '{}'\n",
+			each, w.Merchant)
+	}
+	return err
+}
+
+// run creates everything, and watches until it has arrived or nothing more does.
+func (w *watch) run(ctx context.Context) error {
+	created := make(chan struct{})
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		defer close(created)
+		return w.create(ctx)
+	})
+	group.Go(func() error { return w.follow(ctx, created) })
+	return group.Wait()
+}
+
+func (w *watch) follow(ctx context.Context, created <-chan struct{}) error {
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for quiet := time.Now(); ; {
+		complete := false // asked before the look, which then sees all that will ever be open
+		select {
+		case <-created:
+			complete = true
+		default:
+		}
+		news, open, err := w.look(ctx)
+		if err != nil {
+			return err
+		}
+		if news > 0 || !complete {
+			quiet = time.Now()
+		}
+		if complete && open == 0 || time.Since(quiet) >= w.patience {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+	timer := time.NewTimer(trailing)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}
+
+func (w *watch) create(ctx context.Context) error {
+	body, err := json.Marshal(map[string]any{"merchant_id": w.MerchantID, "amount": 1000, "currency": "USD"})
+	if err != nil {
+		return fmt.Errorf("encoding a payment: %w", err)
+	}
+	publisher := load.NewPublisher(w.API, w.Token, [][]byte{body})
+	defer publisher.Close()
+	publisher.Answered = w.note
+	published := publisher.Rate(ctx, w.Payments, max(leastRate, float64(w.Payments)/longest.Seconds()))
+	if published.Err != nil {
+		return fmt.Errorf("creating payments: %w", published.Err)
+	}
+	if err := errors.Join(w.errs...); err != nil {
+		return err
+	}
+	for _, id := range w.created()[:w.Refunds] {
+		if err := publisher.Refund(ctx, id); err != nil {
+			return fmt.Errorf("refunding payment %s: %w", id, err)
+		}
+	}
+	return nil
+}
+
+func (w *watch) note(answer []byte) {
+	var payment struct {
+		ID string `json:"id"`
+	}
+	err := json.Unmarshal(answer, &payment)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err != nil {
+		w.errs = append(w.errs, fmt.Errorf("reading the answer to a payment: %w", err))
+		return
+	}
+	w.ids = append(w.ids, payment.ID)
+}
+
+func (w *watch) created() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.ids)
+}
+
+// look prints what has arrived since the last look. It returns how much that is, and how many payments are still open.
+func (w *watch) look(ctx context.Context) (news, open int, err error) {
+	ids := w.open()
+	events, err := w.db.EventsOfPayments(ctx, ids)
+	if err != nil {
+		return 0, 0, err
+	}
+	var waiting []uuid.UUID
+	for _, event := range events {
+		if !w.arrived[event.ID] {
+			waiting = append(waiting, event.ID)
+		}
+	}
+	acks, err := w.merchant.Acks(ctx, waiting)
+	if err != nil {
+		return 0, 0, err
+	}
+	slices.SortFunc(events, func(a, b load.Event) int { return acks[a.ID].First.Compare(acks[b.ID].First) })
+	for _, event := range events {
+		ack, ok := acks[event.ID]
+		if !ok {
+			continue
+		}
+		w.arrived[event.ID] = true
+		w.arrivedOf[event.ObjectID]++
+		if w.Payments+w.Refunds <= listed {
+			fmt.Fprintf(w.Out, "  %s  %-17s  of payment %s  2xx %5.1f ms after its commit\n",
+				ack.First.Local().Format("15:04:05.000"), event.Type, event.ObjectID, load.Milliseconds(ack.First.Sub(event.Committed)))
+		}
+	}
+	if len(acks) > 0 && w.Payments+w.Refunds > listed {
+		fmt.Fprintf(w.Out, "  %s  %d of %d webhooks have arrived\n", time.Now().Format("15:04:05.000"), len(w.arrived), w.Payments+w.Refunds)
+	}
+	return len(acks), len(w.open()), nil
+}
+
+// open returns the payments of which not everything has arrived.
+func (w *watch) open() []string {
+	var open []string
+	for i, id := range w.created() {
+		expected := 1
+		if i < w.Refunds {
+			expected = 2
+		}
+		if w.arrivedOf[id] < expected {
+			open = append(open, id)
+		}
+	}
+	return open
+}
+
+// account asks for everything again: the database for what was committed, the merchant for how often each was accepted.
+func (w *watch) account(ctx context.Context) (load.Account, error) {
+	events, err := w.db.EventsOfPayments(ctx, w.created())
+	if err != nil {
+		return load.Account{}, err
+	}
+	ids := make([]uuid.UUID, len(events))
+	for i, event := range events {
+		ids[i] = event.ID
+	}
+	acks, err := w.merchant.Acks(ctx, ids)
+	if err != nil {
+		return load.Account{}, err
+	}
+	return load.AccountFor(events, acks), nil
+}
+
+// Print writes the summary for a person to read.
+func (r Result) Print(out io.Writer) {
+	fmt.Fprintf(out, "\n%d payments", r.Payments)
+	if r.Refunds > 0 {
+		fmt.Fprintf(out, " and %d refunds", r.Refunds)
+	}
+	fmt.Fprintf(out, ": %d events created, %d delivered, %d lost, %d duplicates, %d invalid signatures\n",
+		r.Created, r.Delivered, r.Lost, r.Duplicates, r.InvalidSignatures)
+	fmt.Fprintf(out, "from commit to 2xx: p50 %.1f ms, p95 %.1f ms, p99 %.1f ms (intake %s, kafka %s)\n",
+		r.CommitToAckMS.P50, r.CommitToAckMS.P95, r.CommitToAckMS.P99, r.Intake, r.Kafka)
+}
