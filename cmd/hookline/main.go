@@ -24,12 +24,14 @@ type verb struct {
 
 // verbs is the command line: one file of this directory each, in the order in which a newcomer meets them.
 var verbs = []verb{
+	{name: "demo", summary: "start the stack, create payments, and show their webhooks arrive", run: runDemo},
 	{name: "up", summary: "start the stack in the background, or what of it is not running", run: up},
 	{name: "down", summary: "stop the stack; its data stays", run: down},
 	{name: "status", summary: "say what of the stack runs", run: status},
 	{name: "logs", summary: "print the components' logs", run: logs},
 	{name: "doctor", summary: "say what this machine lacks, and how to get it", run: doctor},
 	{name: "endpoints", summary: "add and list merchants' endpoints", run: endpoints},
+	{name: "bench", summary: "measure the stack: throughput, latency, CPU and memory of every process", run: runBench},
 	{name: "migrate", summary: "bring databases outside the stack to this version's tables", run: migrate},
 	{name: "kfake", run: kfakeBroker},
 	{name: "provision", run: provision},

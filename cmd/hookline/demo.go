@@ -1,0 +1,83 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/hookline/hookline/internal/demo"
+	"github.com/hookline/hookline/internal/stack"
+)
+
+func runDemo(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	fs := newFlags("demo")
+	options, err := runFlags(fs)
+	if err != nil {
+		return err
+	}
+	count := fs.Int("payments", 20, "`number` of payments to create")
+	refunds := fs.Int("refunds", -1, "`number` of them to refund: a second event each (default a tenth; none with --json)")
+	asJSON := fs.Bool("json", false, "print the result as one JSON object on the last line, and the rest to stderr")
+	if _, err := parse(fs, args, 0, "demo [flags]",
+		"Brings the stack up where it is not, creates payments, and shows their webhooks arrive. The stack stays up.\nExits 1 when a webhook did not arrive or was not signed well."); err != nil {
+		return err
+	}
+	if *refunds < 0 && !*asJSON {
+		*refunds = *count / 10
+	}
+	out := stdout
+	if *asJSON {
+		out = stderr
+	}
+	o := demo.Options{
+		Payments: *count, Refunds: max(0, *refunds), MerchantID: stack.DemoMerchant, Token: os.Getenv("API_TOKEN"), Out: out,
+	}
+	if err := o.Validate(); err != nil {
+		return wrongUsage("%s", err)
+	}
+	status, err := bringUp(ctx, *options, stderr)
+	if err != nil {
+		return err
+	}
+	o.API, o.Worker, o.Merchant = status.Address(stack.PaymentsAPI), status.Address(stack.WebhookWorker), status.Address(stack.MerchantSimulator)
+	o.DSN, o.Kafka = status.DSN, status.Kafka
+
+	fmt.Fprintf(out, "\nCreating %d payments of %s at http://%s/payments, refunding %d of them:\n\n", o.Payments, o.MerchantID, o.API, o.Refunds)
+	result, err := demo.Run(ctx, o)
+	if err != nil {
+		return err
+	}
+	result.Print(out)
+	result.Addresses = showAddresses(out, status)
+	if *asJSON {
+		if err := printJSON(stdout, result); err != nil {
+			return err
+		}
+	}
+	return result.Err()
+}
+
+// showAddresses prints what there is to open, and returns it by name.
+func showAddresses(w io.Writer, status stack.Status) map[string]string {
+	merchant := "http://" + status.Address(stack.MerchantSimulator)
+	api := "http://" + status.Address(stack.PaymentsAPI) + "/payments"
+	var ui string
+	for _, c := range status.Components {
+		if c.Name == stack.Restate {
+			ui = "http://" + c.Admin + "/ui/"
+		}
+	}
+	fmt.Fprintf(w, `
+The stack goes on running (stop it with: hookline down). Look around:
+
+  Restate UI       %s  every batch of webhooks, step by step
+  merchant         %s/stats  what it has received
+  payments API     %s  create one yourself:
+    curl -X POST %s -H 'content-type: application/json' -d '{"amount": 1000, "currency": "USD"}'
+  Let the merchant fail for a while, and watch the retries:
+    curl -X PUT %s/behaviour -H 'content-type: application/json' -d '{"status": 503}'
+    curl -X PUT %s/behaviour -H 'content-type: application/json' -d '{}'
+`, ui, merchant, api, api, merchant, merchant)
+	return map[string]string{"restate_ui": ui, "merchant": merchant + "/stats", "payments_api": api}
+}
