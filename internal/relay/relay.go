@@ -186,8 +186,8 @@ type resend struct {
 	transaction *transaction
 }
 
-// resendTooLarge sends the stubs of records that the topic refused, one at a time: Kafka measures batches, and
-// a batch of one is as small as they come.
+// resendTooLarge sends records that the topic refused again, one at a time: Kafka measures batches, so that a
+// record can be refused for the company that it was in. One that is refused alone goes without its payload.
 func (r *Relay) resendTooLarge(ctx context.Context) {
 	for {
 		var again resend
@@ -196,17 +196,27 @@ func (r *Relay) resendTooLarge(ctx context.Context) {
 			return
 		case again = <-r.resends:
 		}
-		stub := again.record.withoutPayload()
-		r.opts.Log.LogAttrs(ctx, slog.LevelWarn, "the topic refused a record as too large; sending it without its payload: set MAX_RECORD_BYTES to the topic's max.message.bytes",
-			slog.Int("bytes", again.record.size()), slog.Int("stub_bytes", stub.size()))
-		done := make(chan error, 1)
-		r.producer.Produce(stub.key, stub.value, func(err error) { done <- err })
-		select {
-		case <-ctx.Done():
-			return
-		case err := <-done:
-			again.session.done(stub, again.record.size(), again.transaction, err)
+		held := again.record.size()
+		err := r.produceAlone(ctx, again.record)
+		if tooLarge(err) {
+			stub := again.record.withoutPayload()
+			r.opts.Log.LogAttrs(ctx, slog.LevelWarn, "the topic refused a record as too large, so it goes without its payload: set MAX_RECORD_BYTES to the topic's max.message.bytes",
+				slog.Int("bytes", held), slog.Int("stub_bytes", stub.size()))
+			again.record = stub
+			err = r.produceAlone(ctx, stub)
 		}
+		again.session.settle(again.record, held, again.transaction, err)
+	}
+}
+
+func (r *Relay) produceAlone(ctx context.Context, record record) error {
+	done := make(chan error, 1)
+	r.producer.Produce(record.key, record.value, func(err error) { done <- err })
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 

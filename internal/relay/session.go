@@ -115,37 +115,40 @@ func (s *session) insert(reading context.Context, m *wal.Message) error {
 		s.encoder = newEncoder(m.Relation)
 	}
 	record := s.encoder.encode(m.Values, s.relay.opts.MaxRecordBytes)
-	size := record.size()
 	s.blocked.Store(true)
-	err := s.relay.window.acquire(reading, size)
+	err := s.relay.window.acquire(reading, record.size())
 	s.blocked.Store(false)
 	if err != nil {
 		return err
 	}
 	transaction := s.checkpoint.add()
-	s.relay.producer.Produce(record.key, record.value, func(err error) { s.done(record, size, transaction, err) })
+	s.relay.producer.Produce(record.key, record.value, func(err error) { s.done(record, transaction, err) })
 	return nil
 }
 
-// done is called when a record is acknowledged, or never will be; held is what it holds of the window. It
-// does not block. After the session's end it changes nothing but the window: what counts then comes again.
-func (s *session) done(r record, held int, t *transaction, err error) {
-	switch {
-	case err == nil:
+// done is called when a record is acknowledged, or will not be. It does not block.
+func (s *session) done(r record, t *transaction, err error) {
+	if tooLarge(err) {
+		select {
+		case s.relay.resends <- resend{session: s, record: r, transaction: t}: // it keeps its place in the window
+			return
+		default: // cannot be: there is room for all that fits into the window
+		}
+	}
+	s.settle(r, r.size(), t, err)
+}
+
+// settle counts a record out; held is what it held of the window. After the session's end it changes nothing
+// but the window: what was not confirmed by then comes again.
+func (s *session) settle(r record, held int, t *transaction, err error) {
+	if err == nil {
 		s.relay.opts.Metrics.records.Inc()
 		if r.stub {
 			s.relay.opts.Metrics.stubs.Inc()
 		}
 		s.checkpoint.acknowledge(t)
-	case tooLarge(err) && !r.stub && r.payloadEnd > 0:
-		select {
-		case s.relay.resends <- resend{session: s, record: r, transaction: t}: // it keeps its place in the window
-			return
-		default: // cannot be: there is room for all that fits into the window
-			s.cancel(fmt.Errorf("%w: %w", errRefused, err))
-		}
-	default:
-		// Kafka retries what can be retried. This one is not acknowledged, so nothing from here on will be
+	} else {
+		// What can be retried was retried. This record is not acknowledged, so that nothing from here on will be
 		// confirmed: the server must send it again.
 		s.cancel(fmt.Errorf("%w: %w", errRefused, err))
 	}
