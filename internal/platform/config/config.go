@@ -36,7 +36,7 @@ func Load[T any](defaults T, environ []string) (T, error) {
 	}
 	if v, ok := any(&cfg).(interface{ Validate() error }); ok {
 		if err := v.Validate(); err != nil {
-			return cfg, err
+			return cfg, errors.New(strings.ReplaceAll(err.Error(), "\n", "; ")) // of errors.Join: one line like the others
 		}
 	}
 	return cfg, nil
@@ -48,7 +48,7 @@ func explain(cfg any, err error) string {
 	if errors.As(err, &parse) {
 		for _, s := range list(reflect.ValueOf(cfg).Elem()) {
 			if s.field == parse.Name {
-				return fmt.Sprintf("%s: want a %s: %s", s.name, s.kind, parse.Err)
+				return fmt.Sprintf("%s (%s): %s", s.name, s.kind, parse.Err)
 			}
 		}
 	}

@@ -151,6 +151,11 @@ func (s *Server) routes() http.Handler {
 		WriteProblem(w, Problem{Status: http.StatusNotFound, Detail: "there is nothing at " + req.URL.Path})
 	})
 	r.MethodNotAllowed(func(w http.ResponseWriter, req *http.Request) {
+		for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
+			if r.Match(chi.NewRouteContext(), method, req.URL.Path) {
+				w.Header().Add("Allow", method)
+			}
+		}
 		WriteProblem(w, Problem{Status: http.StatusMethodNotAllowed, Detail: req.Method + " is not offered at " + req.URL.Path})
 	})
 	if s.opts.Routes != nil {
