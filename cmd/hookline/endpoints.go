@@ -8,8 +8,11 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"slices"
+	"strings"
 	"text/tabwriter"
 
+	"github.com/hookline/hookline/internal/fault"
 	"github.com/hookline/hookline/internal/postgres"
 	"github.com/hookline/hookline/internal/stack"
 )
@@ -60,6 +63,14 @@ func addEndpoint(ctx context.Context, args []string, stdout, stderr io.Writer) e
 		fmt.Fprintf(stderr, "note: %s; the embedded stack takes such an endpoint, a production ledger does not\n", risk)
 	}
 	added, whsec, err := store.Add(ctx, postgres.NewEndpoint{MerchantID: *merchant, URL: *target, Description: *description, Secret: *secret})
+	if invalid, ok := errors.AsType[*fault.Error](err); ok && len(invalid.Fields) > 0 {
+		var problems []string
+		for field, problem := range invalid.Fields {
+			problems = append(problems, flagOf(field)+": "+problem)
+		}
+		slices.Sort(problems)
+		return wrongUsage("%s", strings.Join(problems, "; "))
+	}
 	if err != nil {
 		return err
 	}
@@ -71,6 +82,12 @@ func addEndpoint(ctx context.Context, args []string, stdout, stderr io.Writer) e
 	}
 	fmt.Fprintf(stdout, "endpoint %s of %s\nsigning secret, shown only now: %s\n", added.ID, added.MerchantID, whsec)
 	return nil
+}
+
+// flagOf is the flag that sets the endpoint's field.
+func flagOf(field string) string {
+	name, _, _ := strings.Cut(field, "_") // merchant_id
+	return "--" + name
 }
 
 func listEndpoints(ctx context.Context, args []string, stdout io.Writer) error {

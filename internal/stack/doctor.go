@@ -34,7 +34,7 @@ func Doctor(ctx context.Context, options Options) ([]Check, error) {
 	}
 	checks := []Check{
 		{Name: "system", OK: runtime.GOOS == "linux", Required: true, Detail: runtime.GOOS + "/" + runtime.GOARCH, Fix: "docker compose up"},
-		program(ctx, "go", "builds the commands", "apt-get install -y golang-go", false, "go", "version"),
+		program(ctx, "go", "builds the commands; 1.26 or newer", "tar -C /usr/local -xzf go1.26.*.tar.gz, from go.dev/dl", false, "go", "version"),
 	}
 	checks = append(checks, s.checkNPM(ctx, cache)...)
 	checks = append(checks, s.checkPostgres(ctx, cache), s.checkServices())

@@ -33,11 +33,14 @@ func (s *stack) findPrograms(ctx context.Context) (programs, error) {
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
+		var err error
 		p.postgres, err = pgserver.Find(ctx, postgresDirs(s.Environ)...)
-		if !errors.Is(err, pgserver.ErrNotFound) {
-			return err
+		if ctx.Err() != nil { // it asks each one for its version, and finds none when it is cut short
+			return ctx.Err()
 		}
-		p.postgres, err = s.downloadPostgres(ctx, cache)
+		if errors.Is(err, pgserver.ErrNotFound) {
+			p.postgres, err = s.downloadPostgres(ctx, cache)
+		}
 		return err
 	})
 	group.Go(func() error {
