@@ -51,14 +51,6 @@ type Client struct {
 	http  *http.Client
 }
 
-// Page is a page of the event feed.
-type Page struct {
-	event.FeedPage
-	// Last is the cursor of the page's last event. It differs from Next where the page reaches above Xmin: it
-	// walks what is visible now, and must never be stored, as an event below it can still appear.
-	Last string `json:"last"`
-}
-
 // New makes a client of the data-service at baseURL, such as http://127.0.0.1:3002. The token may be empty.
 // It does not connect.
 func New(baseURL, token string, opts Options) (*Client, error) {
@@ -147,21 +139,31 @@ func (c *Client) Payment(ctx context.Context, id uuid.UUID) (json.RawMessage, er
 // Events returns the page of the feed after the cursor; an empty cursor is the start, limit 0 leaves the
 // size to data-service. With visible the page also holds what is visible above the oldest running
 // transaction; Next never does.
-func (c *Client) Events(ctx context.Context, after string, limit int, visible bool) (Page, error) {
+func (c *Client) Events(ctx context.Context, after string, limit int, visible bool) (event.FeedPage, error) {
 	query := url.Values{}
 	if after != "" {
 		query.Set("after", after)
 	}
+	return c.feed(ctx, query, limit, visible)
+}
+
+// EventsSince returns the page of the feed that begins with the first event that was written at or after since, or a
+// little before it.
+func (c *Client) EventsSince(ctx context.Context, since time.Time, limit int, visible bool) (event.FeedPage, error) {
+	return c.feed(ctx, url.Values{"since": {since.UTC().Format(time.RFC3339)}}, limit, visible)
+}
+
+func (c *Client) feed(ctx context.Context, query url.Values, limit int, visible bool) (event.FeedPage, error) {
 	if limit != 0 {
 		query.Set("limit", strconv.Itoa(limit))
 	}
 	if visible {
 		query.Set("visible", "true")
 	}
-	var page Page
+	var page event.FeedPage
 	answer, err := c.do(ctx, http.MethodGet, "/events", query, nil)
 	if err != nil {
-		return page, fmt.Errorf("asking data-service for events after %q: %w", after, err)
+		return page, fmt.Errorf("asking data-service for events %s: %w", query.Encode(), err)
 	}
 	if err := json.Unmarshal(answer, &page); err != nil {
 		return page, unusable(err)

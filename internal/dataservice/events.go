@@ -4,8 +4,8 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"time"
 
-	"github.com/hookline/hookline/internal/event"
 	"github.com/hookline/hookline/internal/fault"
 	"github.com/hookline/hookline/internal/platform/httpserver"
 )
@@ -15,29 +15,29 @@ const (
 	maxLimit     = 1000
 )
 
-// feedPage is the answer of the feed. Last is the cursor of the page's last event: with ?visible=true it walks
-// above Xmin, where Next stays behind because an event below it can still appear.
-type feedPage struct {
-	event.FeedPage
-	Last string `json:"last"`
-}
-
 func (s *Service) events(w http.ResponseWriter, r *http.Request) {
 	asked, err := readFeedRequest(r)
 	if err != nil {
 		httpserver.WriteError(w, r, s.log, err)
 		return
 	}
-	page, last, err := s.store.Feed(r.Context(), asked.after, asked.limit, asked.visible)
+	if !asked.since.IsZero() {
+		if asked.after, err = s.store.FeedStart(r.Context(), asked.since); err != nil {
+			httpserver.WriteError(w, r, s.log, err)
+			return
+		}
+	}
+	page, err := s.store.Feed(r.Context(), asked.after, asked.limit, asked.visible)
 	if err != nil {
 		httpserver.WriteError(w, r, s.log, err)
 		return
 	}
-	httpserver.WriteJSON(w, http.StatusOK, feedPage{FeedPage: page, Last: last})
+	httpserver.WriteJSON(w, http.StatusOK, page)
 }
 
 type feedRequest struct {
-	after   string // empty is the start
+	after   string    // empty is the start
+	since   time.Time // instead of after; zero where it is not given
 	limit   int
 	visible bool
 }
@@ -49,6 +49,11 @@ func readFeedRequest(r *http.Request) (feedRequest, error) {
 		switch value := values[0]; name {
 		case "after":
 			asked.after = value
+		case "since":
+			asked.since, err = time.Parse(time.RFC3339, value)
+			if err != nil || r.URL.Query().Has("after") {
+				wrong[name] = "must be a time such as 2026-02-23T12:00:00Z, and does not go with after"
+			}
 		case "limit":
 			asked.limit, err = strconv.Atoi(value)
 			if err != nil || asked.limit < 1 || asked.limit > maxLimit {

@@ -19,7 +19,8 @@ import (
 type store interface {
 	Payloads(ctx context.Context, asked []event.PayloadRequest) ([]event.Payload, error)
 	Payment(ctx context.Context, id uuid.UUID) (json.RawMessage, error)
-	Feed(ctx context.Context, after string, limit int, visible bool) (event.FeedPage, string, error)
+	Feed(ctx context.Context, after string, limit int, visible bool) (event.FeedPage, error)
+	FeedStart(ctx context.Context, since time.Time) (string, error)
 }
 
 // Options say what a service reads from and how long it is patient.

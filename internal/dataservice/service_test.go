@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -32,7 +33,7 @@ import (
 type fakeStore struct {
 	payloads func(asked []event.PayloadRequest) ([]event.Payload, error)
 	payment  func(id uuid.UUID) (json.RawMessage, error)
-	feed     func(after string, limit int, visible bool) (event.FeedPage, string, error)
+	feed     func(after string, limit int, visible bool) (event.FeedPage, error)
 }
 
 func (s fakeStore) Payloads(_ context.Context, asked []event.PayloadRequest) ([]event.Payload, error) {
@@ -43,8 +44,12 @@ func (s fakeStore) Payment(_ context.Context, id uuid.UUID) (json.RawMessage, er
 	return s.payment(id)
 }
 
-func (s fakeStore) Feed(_ context.Context, after string, limit int, visible bool) (event.FeedPage, string, error) {
+func (s fakeStore) Feed(_ context.Context, after string, limit int, visible bool) (event.FeedPage, error) {
 	return s.feed(after, limit, visible)
+}
+
+func (fakeStore) FeedStart(_ context.Context, since time.Time) (string, error) {
+	return strconv.FormatInt(since.Unix(), 10) + ".0", nil
 }
 
 type frame struct {
@@ -218,7 +223,7 @@ func TestAStoreThatFailsIsAProblemDocument(t *testing.T) {
 		f := newFrame(fakeStore{
 			payloads: func([]event.PayloadRequest) ([]event.Payload, error) { return nil, test.err },
 			payment:  func(uuid.UUID) (json.RawMessage, error) { return nil, test.err },
-			feed:     func(string, int, bool) (event.FeedPage, string, error) { return event.FeedPage{}, "", test.err },
+			feed:     func(string, int, bool) (event.FeedPage, error) { return event.FeedPage{}, test.err },
 		}, time.Second)
 		for _, answer := range []*httptest.ResponseRecorder{
 			f.post(t, body(first)), f.get(t, "/payload/"+firstID), f.get(t, "/events"),
@@ -250,11 +255,12 @@ func TestEventsPassesItsParametersOn(t *testing.T) {
 		"":                                   " 500 false",
 		"?after=7.8&limit=1000&visible=true": "7.8 1000 true",
 		"?limit=1&visible=false":             " 1 false",
+		"?since=1970-01-01T00:01:40Z":        "100.0 500 false",
 	} {
 		var got string
-		f := newFrame(fakeStore{feed: func(after string, limit int, visible bool) (event.FeedPage, string, error) {
+		f := newFrame(fakeStore{feed: func(after string, limit int, visible bool) (event.FeedPage, error) {
 			got = fmt.Sprint(after, " ", limit, " ", visible)
-			return event.FeedPage{Events: []event.Ref{}, Next: after, Xmin: 9, System: "1", Timeline: "00000001"}, "9.9", nil
+			return event.FeedPage{Events: []event.Ref{}, Next: after, Xmin: 9, System: "1", Timeline: "00000001", Last: "9.9"}, nil
 		}}, 0)
 		answer := f.get(t, "/events"+query)
 		require.Equal(t, http.StatusOK, answer.Code, query)
@@ -264,7 +270,7 @@ func TestEventsPassesItsParametersOn(t *testing.T) {
 			answer.Body.String(), query)
 	}
 	f := newFrame(fakeStore{}, 0)
-	for _, query := range []string{"?limit=0", "?limit=1001", "?limit=x", "?limit=", "?visible=7", "?since=1", "?after=1.1&after=2.2"} {
+	for _, query := range []string{"?limit=0", "?limit=1001", "?limit=x", "?limit=", "?visible=7", "?since=1", "?since=1970-01-01T00:01:40Z&after=1.1", "?after=1.1&after=2.2"} {
 		require.Equal(t, http.StatusUnprocessableEntity, f.get(t, "/events"+query).Code, query)
 	}
 }

@@ -58,6 +58,9 @@ type FeedPage struct {
 	Events []Ref `json:"events"`
 	// Next is the cursor for the next page. It stays the same where the page is empty.
 	Next string `json:"next"`
+	// Last is the cursor of the page's last event. Where the page reaches above Xmin it is ahead of Next: it walks
+	// what is visible now, and must never be stored, as an event below it can still appear.
+	Last string `json:"last"`
 	// More says that the next page can be asked for at once.
 	More bool `json:"more"`
 	// Xmin is the oldest transaction that still ran when the page was read: everything below it is in the

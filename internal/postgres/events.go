@@ -2,12 +2,14 @@ package postgres
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -147,19 +149,18 @@ select snapshot.xmin,
 // last of them. An empty cursor is the start. Only what lies below the oldest running transaction is in the
 // feed: nothing can appear before it any more, so a walk by page.Next skips no event. That transaction may be
 // in any database of the server, as PostgreSQL's snapshots are not per database. With visible the page goes
-// on with what is visible above; page.Next does not follow there, last does. A cursor that is not one is a
+// on with what is visible above; page.Next does not follow there, page.Last does. A cursor that is not one is a
 // fault.Invalid.
-func (s *EventStore) Feed(ctx context.Context, after string, limit int, visible bool) (page event.FeedPage, last string, err error) { //nolint:nonamedreturns // two of them are easily confused
+func (s *EventStore) Feed(ctx context.Context, after string, limit int, visible bool) (event.FeedPage, error) {
+	page := event.FeedPage{Events: []event.Ref{}, Next: after, Last: after}
 	from, err := parseCursor(after)
 	if err != nil {
-		return page, "", err
+		return page, err
 	}
-	page = event.FeedPage{Events: []event.Ref{}, Next: after}
-	last = after
 	// One more than asked for tells whether there is more.
 	rows, err := s.pool.Query(ctx, selectFeed, from.txid, from.sequence, visible, int64(math.MaxInt64), limit+1)
 	if err != nil {
-		return page, "", readerError(err, "reading the feed after %q", after)
+		return page, readerError(err, "reading the feed after %q", after)
 	}
 	defer rows.Close()
 	for rows.Next() {
@@ -170,7 +171,7 @@ func (s *EventStore) Feed(ctx context.Context, after string, limit int, visible 
 		)
 		if err := rows.Scan(&page.Xmin, &page.System, &page.Timeline, &id, &at.txid, &at.sequence,
 			&ref.Type, &ref.ObjectType, &ref.ObjectID, &ref.ObjectVersion, &ref.MerchantID, &ref.Traceparent); err != nil {
-			return page, "", readerError(err, "reading the feed after %q", after)
+			return page, readerError(err, "reading the feed after %q", after)
 		}
 		if !id.Valid {
 			continue
@@ -181,15 +182,43 @@ func (s *EventStore) Feed(ctx context.Context, after string, limit int, visible 
 		}
 		ref.ID, ref.TxID = id.Bytes, at.txid
 		page.Events = append(page.Events, ref)
-		last = at.String()
+		page.Last = at.String()
 		if at.txid < page.Xmin {
-			page.Next = last
+			page.Next = page.Last
 		}
 	}
 	if err := rows.Err(); err != nil {
-		return page, "", readerError(err, "reading the feed after %q", after)
+		return page, readerError(err, "reading the feed after %q", after)
 	}
-	return page, last, nil
+	return page, nil
+}
+
+// Ids are UUIDv7, so the primary key finds the events of a time. The hour makes room for clocks that differ and for
+// transactions that were long: what began before another need not have written before it.
+const selectFeedStart = `
+select coalesce(min(d.txid), (select f.txid from public.domain_events f where f.id >= $1 order by f.id limit 1))
+  from public.domain_events d where d.id >= $2 and d.id < $1`
+
+// FeedStart returns a cursor from which the feed holds every event written at or after since, and a few before.
+func (s *EventStore) FeedStart(ctx context.Context, since time.Time) (string, error) {
+	var txid *int64
+	err := s.pool.QueryRow(ctx, selectFeedStart, floorOfUUIDv7(since), floorOfUUIDv7(since.Add(-time.Hour))).Scan(&txid)
+	if err != nil {
+		return "", readerError(err, "finding the feed's place at %s", since)
+	}
+	if txid == nil {
+		return "", nil // nothing is that young: the whole feed is short, or will be
+	}
+	return cursor{txid: *txid - 1, sequence: math.MaxInt64}.String(), nil
+}
+
+// floorOfUUIDv7 is the least UUIDv7 of a millisecond.
+func floorOfUUIDv7(at time.Time) [16]byte {
+	var id [16]byte
+	binary.BigEndian.PutUint64(id[:8], uint64(max(at.UnixMilli(), 0))<<16) //nolint:gosec // not negative
+	id[6] = 0x70
+	id[8] = 0x80
+	return id
 }
 
 // Ping says whether the database answers.
