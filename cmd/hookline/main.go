@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/hookline/hookline/internal/platform/metrics"
@@ -83,7 +84,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			fmt.Fprintf(stderr, "hookline %s: interrupted\n", v.name)
 			return exitFailed
 		default:
-			fmt.Fprintf(stderr, "hookline %s: %s\n", v.name, err)
+			// Some libraries' errors have several lines.
+			fmt.Fprintf(stderr, "hookline %s: %s\n", v.name, strings.Join(strings.Fields(err.Error()), " "))
 			return exitFailed
 		}
 	}

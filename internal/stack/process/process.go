@@ -211,14 +211,14 @@ func Orphans(stateDir string, known []Identity) []Orphan {
 	if err != nil {
 		return nil
 	}
-	isKnown := map[int]bool{os.Getpid(): true}
+	isKnown := map[int]bool{}
 	for _, each := range known {
 		isKnown[each.PID] = true
 	}
 	var found []Orphan
 	for _, entry := range entries {
 		pid, err := strconv.Atoi(entry.Name())
-		if err != nil || isKnown[pid] {
+		if err != nil || isKnown[pid] || pid == os.Getpid() {
 			continue
 		}
 		environ := environOf(pid)
