@@ -1,6 +1,7 @@
 package deliver
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -29,44 +30,35 @@ type Response struct {
 	StatusCode int // 0 without an answer
 	Latency    time.Duration
 	Answer     []byte // the first bytes of it
-	// Sent is false when surely not a byte of the request left: it was no attempt.
+	// Sent is false when surely not a byte of the request left.
 	Sent bool
 }
-
-// Guard is asked right before the first byte of a request is written. An error keeps the request back.
-type Guard func() error
 
 // Client posts webhooks over pooled connections. It follows no redirect, keeps no cookie, and takes no proxy
 // from the environment: a webhook goes where its endpoint says, and nowhere else. It is safe for concurrent use.
 type Client struct {
-	http *http.Client
+	transport *http.Transport // not an http.Client: that one reads Location, and follows it
 }
 
 // NewClient makes a Client that keeps at most idlePerHost connections open per host between webhooks.
 func NewClient(idlePerHost int) *Client {
 	dialer := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}
-	return &Client{http: &http.Client{
-		Transport: &http.Transport{
-			DialContext:            dialer.DialContext,
-			ForceAttemptHTTP2:      true,
-			TLSHandshakeTimeout:    10 * time.Second,
-			MaxIdleConns:           0, // bounded per host
-			MaxIdleConnsPerHost:    idlePerHost,
-			IdleConnTimeout:        90 * time.Second,
-			MaxResponseHeaderBytes: 64 << 10,
-			DisableCompression:     true, // a bomb stays packed
-		},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	return &Client{transport: &http.Transport{
+		DialContext:            dialer.DialContext,
+		ForceAttemptHTTP2:      true,
+		TLSHandshakeTimeout:    10 * time.Second,
+		MaxIdleConns:           0, // bounded per host
+		MaxIdleConnsPerHost:    idlePerHost,
+		IdleConnTimeout:        90 * time.Second,
+		MaxResponseHeaderBytes: 64 << 10,
+		DisableCompression:     true, // a bomb stays packed
 	}}
 }
 
 // Close closes idle connections.
-func (c *Client) Close() { c.http.CloseIdleConnections() }
+func (c *Client) Close() { c.transport.CloseIdleConnections() }
 
 var userAgent = "Hookline/" + metrics.Version()
-
-// errGuard marks a request that the guard kept back.
-var errGuard = errors.New("the guard kept the request back")
 
 // Post makes one attempt within the endpoint's time-out. It never returns an error: whatever happens is a
 // Response. ctx is for the end of the process, not for the end of a batch.
@@ -78,8 +70,12 @@ func (c *Client) Post(ctx context.Context, endpoint delivery.Endpoint, message M
 	}
 	ctx, cancel := context.WithTimeout(ctx, endpoint.Timeout)
 	defer cancel()
-
-	request, body, err := newRequest(ctx, endpoint.URL, message.Body, guard)
+	gate := turnstile{guard: guard}
+	watched := gate.watch(ctx)
+	defer gate.cancel()
+	// A bytes.Reader, so that headers and body leave in one write, and that net/http can repeat a POST on a fresh
+	// connection; it does so only where the pooled one was closed before anything was written.
+	request, err := http.NewRequestWithContext(watched, http.MethodPost, endpoint.URL, bytes.NewReader(message.Body))
 	if err != nil {
 		return Response{Cause: delivery.CauseInternal, Answer: []byte("the endpoint's URL cannot be used")}
 	}
@@ -91,23 +87,24 @@ func (c *Client) Post(ctx context.Context, endpoint delivery.Endpoint, message M
 		"Webhook-Signature": {signature},
 		"Webhook-Attempt":   {strconv.Itoa(number)},
 	}
-	response, err := c.http.Do(request)
-	if err != nil {
-		sent := body.started()
-		return Response{Cause: causeOf(err), Latency: time.Since(start), Sent: sent}
+	response, err := c.transport.RoundTrip(request)
+	switch {
+	case gate.denied:
+		return Response{Cause: delivery.CauseNotStarted, Latency: time.Since(start)}
+	case err != nil:
+		return Response{Cause: causeOf(ctx, err), Latency: time.Since(start), Sent: gate.passed}
 	}
 	defer response.Body.Close()
-	answer, err := io.ReadAll(io.LimitReader(response.Body, maxAnswerRead))
-	out := Response{
-		Cause: delivery.CauseStatus, StatusCode: response.StatusCode, Latency: time.Since(start),
-		Answer: answer[:min(len(answer), maxAnswerKept)], Sent: true,
-	}
+	out := Response{Cause: delivery.CauseStatus, StatusCode: response.StatusCode, Sent: true}
 	if response.StatusCode >= 200 && response.StatusCode <= 299 {
 		// The status line is the answer: what breaks while the rest is read takes nothing back.
 		out.Cause = delivery.CauseOK
-	} else if err != nil && response.StatusCode == 0 {
-		out.Cause = causeOf(err)
 	}
+	if response.StatusCode != http.StatusSwitchingProtocols { // after that one the connection knows no time-out
+		answer, _ := io.ReadAll(io.LimitReader(response.Body, maxAnswerRead)) //nolint:errcheck // as above
+		out.Answer = bytes.Clone(answer[:min(len(answer), maxAnswerKept)])    // and lets go of the rest
+	}
+	out.Latency = time.Since(start)
 	return out
 }
 
@@ -132,14 +129,11 @@ func sign(secrets []delivery.Secret, message Message, at time.Time) string {
 	return strings.Join(signatures, " ")
 }
 
-func causeOf(err error) delivery.Cause {
-	if errors.Is(err, errGuard) {
-		return delivery.CauseNotStarted
-	}
+func causeOf(ctx context.Context, err error) delivery.Cause {
 	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
 		return delivery.CauseTimeout
 	}
-	if errors.Is(err, context.DeadlineExceeded) {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return delivery.CauseTimeout
 	}
 	return delivery.CauseConnection

@@ -1,53 +1,44 @@
 package deliver
 
 import (
-	"bytes"
 	"context"
-	"fmt"
-	"io"
-	"net/http"
-	"sync/atomic"
+	"crypto/tls"
+	"net"
+	"net/http/httptrace"
 )
 
-// guardedBody asks its guard before the first byte is read out of it. net/http writes the headers into a
-// buffer and then reads the body, so the guard is asked when the connection stands, however long the dial
-// and the TLS handshake took, and before anything is on the wire. A request without its body is no webhook
-// even if its headers should have left.
-type guardedBody struct {
-	reader *bytes.Reader
+// Guard is asked right before a request is written. An error keeps the request back.
+type Guard func() error
+
+// turnstile asks the guard when the request has its connection, however long the dial and the TLS handshake took,
+// and before anything is on the wire. A body that asks when it is read would be too late: net/http sends the
+// headers of a body of unknown type, and of any HTTP/2 request, before it reads from it.
+type turnstile struct {
 	guard  Guard
-	asked  bool
-	begun  *atomic.Bool // shared by the bodies of one request: net/http makes a new one to try a fresh connection
+	cancel context.CancelFunc
+	passed bool
+	denied bool
 }
 
-// started reports whether a byte of the body was handed out.
-func (b *guardedBody) started() bool { return b.begun.Load() }
-
-// Read implements io.Reader.
-func (b *guardedBody) Read(p []byte) (int, error) {
-	if !b.asked {
-		if err := b.guard(); err != nil {
-			return 0, fmt.Errorf("%w: %w", errGuard, err)
+// watch returns the context of a request that has to pass. Its hook runs in RoundTrip's own goroutine, once for
+// each connection that net/http tries: it takes another one only where nothing went over the first.
+func (t *turnstile) watch(ctx context.Context) context.Context {
+	ctx, t.cancel = context.WithCancel(ctx)
+	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {
+		t.denied = t.denied || t.guard() != nil
+		if !t.denied && ctx.Err() == nil { // a request whose time is up already is not worth a duplicate
+			t.passed = true
+			return
 		}
-		b.asked = true
-		b.begun.Store(true)
-	}
-	return b.reader.Read(p)
+		t.cancel() // HTTP/2 looks at it before it writes the headers, and ends the loop over connections
+		if !multiplexed(info.Conn) {
+			info.Conn.Close() //nolint:errcheck // HTTP/1 looks at nothing more, but cannot write to what is closed
+		}
+	}})
 }
 
-// Close implements io.Closer.
-func (*guardedBody) Close() error { return nil }
-
-func newRequest(ctx context.Context, url string, body []byte, guard Guard) (*http.Request, *guardedBody, error) {
-	begun := &atomic.Bool{}
-	fresh := func() *guardedBody { return &guardedBody{reader: bytes.NewReader(body), guard: guard, begun: begun} }
-	first := fresh()
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, url, first)
-	if err != nil {
-		return nil, nil, err
-	}
-	request.ContentLength = int64(len(body))
-	// net/http repeats a POST only on a pooled connection that was closed before anything was written.
-	request.GetBody = func() (io.ReadCloser, error) { return fresh(), nil }
-	return request, first, nil
+// multiplexed reports whether other requests share the connection.
+func multiplexed(conn net.Conn) bool {
+	secured, ok := conn.(*tls.Conn)
+	return ok && secured.ConnectionState().NegotiatedProtocol == "h2"
 }

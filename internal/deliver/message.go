@@ -4,6 +4,7 @@ package deliver
 
 import (
 	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 
 	"github.com/google/uuid"
@@ -25,9 +26,13 @@ type Message struct {
 // Render makes the body. event_id, snapshot and object_version never change; payment is as of now, and carries
 // its own version. The payload must be visible.
 func Render(p event.Payload) (Message, error) {
+	eventType, err := json.Marshal(p.Type) // Go's own quoting is not JSON's: a type can be any text
+	if err != nil {
+		return Message{}, fmt.Errorf("encoding the event type: %w", err)
+	}
 	body := make([]byte, 0, 192+len(p.Payment)+len(p.Snapshot))
-	body = fmt.Appendf(body, `{"event_id":"%s","event_type":%q,"object_version":%d,"occurred_at":"%s"`,
-		p.EventID, p.Type, p.ObjectVersion, p.OccurredAt)
+	body = fmt.Appendf(body, `{"event_id":"%s","event_type":%s,"object_version":%d,"occurred_at":"%s"`,
+		p.EventID, eventType, p.ObjectVersion, p.OccurredAt)
 	if len(p.Payment) > 0 {
 		body = append(body, `,"payment":`...)
 		body = append(body, p.Payment...)
