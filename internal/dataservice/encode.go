@@ -20,7 +20,8 @@ const maxKept = 1 << 20
 // costs as much as all the rest of a request.
 func writePayloads(w io.Writer, answers []event.Payload) {
 	buffer := buffers.Get().(*[]byte) //nolint:forcetypeassert // nothing else is put there
-	out := append((*buffer)[:0], `{"events":[`...)
+	out := (*buffer)[:0]
+	out = append(out, `{"events":[`...)
 	for i, each := range answers {
 		if i > 0 {
 			out = append(out, ',')
@@ -28,7 +29,7 @@ func writePayloads(w io.Writer, answers []event.Payload) {
 		out = appendPayload(out, each)
 	}
 	out = append(out, "]}\n"...)
-	w.Write(out) //nolint:errcheck // the client is gone: there is no one left to tell
+	w.Write(out)
 	if cap(out) <= maxKept {
 		*buffer = out
 		buffers.Put(buffer)

@@ -22,5 +22,5 @@ func (s *Service) payment(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
-	w.Write(append(document, '\n')) //nolint:errcheck // the client is gone: there is no one left to tell
+	w.Write(append(document, '\n'))
 }
