@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/hookline/hookline/internal/bench"
+	"github.com/hookline/hookline/internal/kafka"
 	"github.com/hookline/hookline/internal/stack"
 )
 
@@ -26,7 +27,7 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 	fs.Float64Var(&o.Rate, "rate", 0, "payments per second, in an open loop")
 	fs.DurationVar(&o.Duration, "duration", 30*time.Second, "how long a rate lasts")
 	fs.IntVar(&o.Merchants, "merchants", 10, "`number` of merchants with an endpoint each")
-	fs.IntVar(&o.BodyBytes, "body-bytes", 1024, "about how many `bytes` a webhook has; the least is 800")
+	fs.IntVar(&o.BodyBytes, "body-bytes", 1024, "about how many `bytes` a webhook has; the least is 730")
 	asJSON := fs.Bool("json", false, "print the report as one JSON object on the last line")
 	if _, err := parse(fs, args, 0, "bench (--burst N | --rate R --duration D) [flags]",
 		"Measures the stack: webhooks delivered per second, the time from commit to 2xx, what every process spends.\nBrings the stack up where it is not. The merchants are this process's own. Exits 1 when an event was lost."); err != nil {
@@ -41,6 +42,7 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 	}
 	o.API, o.Worker = status.Address(stack.PaymentsAPI), status.Address(stack.WebhookWorker)
 	o.DSN, o.Kafka = status.DSN, status.Kafka
+	o.Topic = kafka.Config{Brokers: []string{status.Address(stack.Kafka)}, Topic: stack.Topic}
 	for _, c := range status.Components {
 		o.Components = append(o.Components, bench.Component{Name: c.Name, PID: c.PID})
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"github.com/hookline/hookline/internal/demo"
+	"github.com/hookline/hookline/internal/kafka"
 	"github.com/hookline/hookline/internal/stack"
 )
 
@@ -42,6 +43,7 @@ func runDemo(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	}
 	o.API, o.Worker, o.Merchant = status.Address(stack.PaymentsAPI), status.Address(stack.WebhookWorker), status.Address(stack.MerchantSimulator)
 	o.DSN, o.Kafka = status.DSN, status.Kafka
+	o.Topic = kafka.Config{Brokers: []string{status.Address(stack.Kafka)}, Topic: stack.Topic}
 
 	fmt.Fprintf(out, "\nCreating %d payments of %s at http://%s/payments, refunding %d of them:\n\n", o.Payments, o.MerchantID, o.API, o.Refunds)
 	result, err := demo.Run(ctx, o)

@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/hookline/hookline/internal/kafka"
 	"github.com/hookline/hookline/internal/load"
 )
 
@@ -25,11 +26,13 @@ const (
 
 // Options say what to run, and against which stack. Either Burst or Rate and Duration are set.
 type Options struct {
-	API        string // host:port of payments-api
-	Worker     string // host:port of webhook-worker
-	Token      string // API_TOKEN of the services; empty where they want none
-	DSN        string // may read the business tables and write the ledger
-	Kafka      string // what the stack runs, for the report
+	API    string // host:port of payments-api
+	Worker string // host:port of webhook-worker
+	Token  string // API_TOKEN of the services; empty where they want none
+	DSN    string // may read the business tables and write the ledger
+	Kafka  string // what the stack runs, for the report
+	// Topic is waited for until it is consumed; without brokers the run begins at once.
+	Topic      kafka.Config
 	Components []Component
 	// Database is the component that is PostgreSQL; its CPU is also reported by client.
 	Database string
@@ -81,9 +84,14 @@ func Run(ctx context.Context, o Options) (_ Report, err error) {
 		return Report{}, err
 	}
 	o.patience = cmp.Or(o.patience, defaultPatience)
-	intake, err := load.Intake(ctx, o.Worker, o.Token)
+	worker, err := load.AskWorker(ctx, o.Worker, o.Token)
 	if err != nil {
 		return Report{}, err
+	}
+	if len(o.Topic.Brokers) > 0 {
+		if err := load.AwaitConsumers(ctx, o.Topic, worker.Group, o.patience); err != nil {
+			return Report{}, err
+		}
 	}
 	db, err := load.Connect(ctx, o.DSN)
 	if err != nil {
@@ -142,7 +150,7 @@ func Run(ctx context.Context, o Options) (_ Report, err error) {
 	}
 
 	r := o.report(events, published, receiver)
-	r.Intake = intake
+	r.Intake = worker.Intake
 	r.Machine = Machine{CPU: proc.cpuModel(), Cores: runtime.NumCPU()}
 	err = r.addUsage(o, proc, before, after, backends)
 	return r, err

@@ -12,7 +12,7 @@ import (
 const (
 	// envelope is a webhook whose payment has no metadata: event id, type, version and time, and the payment twice,
 	// as it is and as it was.
-	envelope = 800
+	envelope = 734
 	// MaxBodyBytes is what the metadata that a payment may have allows.
 	MaxBodyBytes = 32 << 10
 )

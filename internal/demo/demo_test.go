@@ -183,7 +183,7 @@ func TestAPIThatRefuses(t *testing.T) {
 	merchant := chi.NewRouter()
 	merchant.Get("/stats", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, `{}`) })
 	merchant.Get("/behaviour", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, `{"behaviours":[{"hang":true}]}`) })
-	merchant.Get("/info", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, `{"intake":"batches"}`) })
+	merchant.Get("/info", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, `{"intake":"batches","group":"g"}`) })
 	merchant.Post("/seen", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, `{}`) })
 	merchant.Post("/payments", func(w http.ResponseWriter, _ *http.Request) {
 		http.Error(w, "closed today", http.StatusServiceUnavailable)

@@ -11,19 +11,22 @@ import (
 	"time"
 )
 
-// Intake asks the webhook-worker at addr, host:port, which way it takes events in: batches or subscription. token is
-// the services' API_TOKEN; empty where they want none.
-func Intake(ctx context.Context, addr, token string) (string, error) {
-	var info struct {
-		Intake string `json:"intake"`
+// Worker is what a webhook-worker says of itself.
+type Worker struct {
+	Intake string `json:"intake"` // the way in which it takes events in: batches or subscription
+	Group  string `json:"group"`  // the consumer group that does, on either way
+}
+
+// AskWorker asks the webhook-worker at addr, host:port. token is the services' API_TOKEN; empty where they want none.
+func AskWorker(ctx context.Context, addr, token string) (Worker, error) {
+	var worker Worker
+	if err := call(ctx, http.MethodGet, "http://"+addr+"/info", token, nil, &worker); err != nil {
+		return worker, fmt.Errorf("asking the webhook-worker how it takes events in: %w", err)
 	}
-	if err := call(ctx, http.MethodGet, "http://"+addr+"/info", token, nil, &info); err != nil {
-		return "", fmt.Errorf("asking the webhook-worker how it takes events in: %w", err)
+	if worker.Intake == "" || worker.Group == "" {
+		return worker, errors.New("the webhook-worker does not say how it takes events in")
 	}
-	if info.Intake == "" {
-		return "", errors.New("the webhook-worker does not say how it takes events in")
-	}
-	return info.Intake, nil
+	return worker, nil
 }
 
 // call sends ask as JSON, where it is not nil, and reads the answer into answer.

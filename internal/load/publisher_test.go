@@ -108,10 +108,10 @@ func TestTokenIsSent(t *testing.T) {
 	p := load.NewPublisher(addr, "s3cret", [][]byte{[]byte("a")})
 	defer p.Close()
 	require.Equal(t, 1, p.Burst(t.Context(), 1, 1).Accepted)
-	intake, err := load.Intake(t.Context(), addr, "s3cret")
+	worker, err := load.AskWorker(t.Context(), addr, "s3cret")
 	require.NoError(t, err)
-	require.Equal(t, "batches", intake)
-	_, err = load.Intake(t.Context(), addr, "")
+	require.Equal(t, load.Worker{Intake: "batches", Group: "g"}, worker)
+	_, err = load.AskWorker(t.Context(), addr, "")
 	require.ErrorContains(t, err, "401")
 }
 
