@@ -42,6 +42,9 @@ const (
 // Address returns the host:port of the component; empty where the status has none of that name.
 func (s Status) Address(name string) string { return s.component(name).Address }
 
+// RestateAdmin returns the host:port of Restate's admin API and UI.
+func (s Status) RestateAdmin() string { return s.component(Restate).Admin }
+
 // State returns the component's state; empty where the status has none of that name.
 func (s Status) State(name string) string { return s.component(name).State }
 
