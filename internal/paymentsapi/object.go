@@ -224,7 +224,10 @@ func hex4(digits []byte) uint64 {
 // plainLength is how many bytes a number takes without an exponent, as jsonb writes it; false where it is
 // no double.
 func plainLength(number string) (int, bool) {
-	const alwaysDouble = 300 // digits
+	const (
+		alwaysDouble = 300 // digits
+		maxExponent  = 350 // doubles end at 1e308 and 1e-324
+	)
 	mark := strings.IndexAny(number, "eE")
 	if mark < 0 && len(number) < alwaysDouble {
 		return len(number), true
@@ -236,7 +239,7 @@ func plainLength(number string) (int, bool) {
 		return len(number), true
 	}
 	exponent, err := strconv.Atoi(number[mark+1:])
-	if err != nil || exponent > 400 || exponent < -400 { // 0e999 and 1e-999 are doubles too, namely 0
+	if err != nil || exponent > maxExponent || exponent < -maxExponent { // 0e999 and 1e-999 are doubles too, namely 0
 		return 0, false
 	}
 	return mark + max(exponent, -exponent), true
