@@ -19,11 +19,20 @@ type batch struct {
 	d         *Dispatcher
 	owner     string
 	claimedAt time.Time
+	lane      lane
 	events    chan batchEvent
 
 	mu      sync.Mutex
 	jitters map[jitterKey]float64
 }
+
+// lane says what becomes of a post that has not started when the budget is used up.
+type lane bool
+
+const (
+	fast lane = false // the first attempt, in a batch with others: it goes to Attempt, and was no attempt
+	slow lane = true  // an Attempt of its own: a server that takes long to reach is reached in the background
+)
 
 // batchEvent is the end of one of the batch's claims, as far as the batch is concerned: its exchange ended, or it
 // ended without one; with neither, another execution has it.
@@ -59,7 +68,7 @@ func (b *batch) lost(key delivery.Key) { b.events <- batchEvent{key: key} }
 
 // deliver makes the attempts of the claims, writes down how they ended, and returns one line each, after those
 // of lines. It errs only before anything was sent.
-func (d *Dispatcher) deliver(ctx context.Context, owner string, claims []delivery.Claim, lines []Line, payload fetch, claimedAt time.Time) (Result, error) {
+func (d *Dispatcher) deliver(ctx context.Context, owner string, claims []delivery.Claim, lines []Line, payload fetch, claimedAt time.Time, lane lane) (Result, error) {
 	if len(claims) == 0 {
 		return Result{Deliveries: lines}, nil
 	}
@@ -68,7 +77,7 @@ func (d *Dispatcher) deliver(ctx context.Context, owner string, claims []deliver
 		return Result{}, err
 	}
 	b := &batch{
-		d: d, owner: owner, claimedAt: claimedAt, jitters: map[jitterKey]float64{},
+		d: d, owner: owner, claimedAt: claimedAt, lane: lane, jitters: map[jitterKey]float64{},
 		events: make(chan batchEvent, len(claims)), // each claim ends once: who tells the batch never waits for it
 	}
 	var (
@@ -119,6 +128,13 @@ func (b *batch) gather(done []delivery.Outcome, open map[delivery.Key]delivery.C
 		}
 		done = append(done, outcome)
 	}
+	letGo := func(key delivery.Key, cause delivery.Cause, retryIn time.Duration) {
+		claim := open[key]
+		delete(open, key)
+		add(delivery.Outcome{
+			Key: key, Epoch: claim.Epoch, Number: claim.Number, State: delivery.Retrying, Cause: cause, Next: claim.Number, RetryIn: retryIn,
+		})
+	}
 	if len(done) > 0 {
 		flush.Reset(flushWithin)
 	}
@@ -139,15 +155,13 @@ func (b *batch) gather(done []delivery.Outcome, open map[delivery.Key]delivery.C
 			for key := range open {
 				keys = append(keys, key)
 			}
-			for _, e := range b.d.exchanges.handOver(keys, b, &background{d: b.d, owner: b.owner}) {
-				claim := open[e.claim.Key]
-				delete(open, claim.Key)
-				// A watchdog looks when the exchange must have ended. Its time is counted from the exchange's
-				// own start, so a slow step does not move it.
-				add(delivery.Outcome{
-					Key: claim.Key, Epoch: claim.Epoch, Number: claim.Number, State: delivery.Retrying, Cause: delivery.CauseOpen,
-					Next: claim.Number, RetryIn: endpoints[claim.EndpointID].Timeout + watchdogMargin - Budget,
-				})
+			overdue, unstarted := b.d.exchanges.letGo(keys, b, &background{d: b.d, owner: b.owner}, b.lane == slow)
+			for _, key := range overdue {
+				// A watchdog looks when the exchange, which began about a budget ago, must have ended.
+				letGo(key, delivery.CauseOpen, endpoints[key.EndpointID].Timeout+watchdogMargin-Budget)
+			}
+			for _, key := range unstarted {
+				letGo(key, delivery.CauseNotStarted, 0)
 			}
 			// What is neither ended nor handed over is about to be: a row that was just found, an outcome on its way.
 			budget.Reset(flushWithin)

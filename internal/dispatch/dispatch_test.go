@@ -127,18 +127,31 @@ func status(code int) func(deliver.Guard) deliver.Response {
 	}
 }
 
-// hang holds the answer back until the returned function is called.
+// hang takes the request, and holds the answer back until the returned function is called.
 func (m *merchant) hang(answer func(deliver.Guard) deliver.Response) (begun <-chan struct{}, let func()) {
-	started, gate := make(chan struct{}), make(chan struct{})
+	return m.hold(answer, true)
+}
+
+// connect holds the request back, as a server does that takes long to reach, until the returned function is called.
+func (m *merchant) connect() (begun <-chan struct{}, let func()) { return m.hold(status(200), false) }
+
+func (m *merchant) hold(answer func(deliver.Guard) deliver.Response, started bool) (begun <-chan struct{}, let func()) {
+	held, gate := make(chan struct{}), make(chan struct{})
 	m.mu.Lock()
 	m.held = append(m.held, gate)
 	m.mu.Unlock()
-	m.next(func(g deliver.Guard) deliver.Response {
-		close(started)
+	m.next(func(guard deliver.Guard) deliver.Response {
+		if started && guard() != nil {
+			return deliver.Response{Cause: delivery.CauseNotStarted}
+		}
+		close(held)
 		<-gate
-		return answer(g)
+		if !started && guard() != nil { // right before the first byte
+			return deliver.Response{Cause: delivery.CauseNotStarted}
+		}
+		return answer(guard)
 	})
-	return started, sync.OnceFunc(func() { m.open(gate) })
+	return held, sync.OnceFunc(func() { m.open(gate) })
 }
 
 func (m *merchant) open(gate chan struct{}) {
@@ -443,35 +456,52 @@ func TestSecondExecutionInTheSameProcessJoinsTheOpenExchange(t *testing.T) {
 	require.Equal(t, 1, w.attempts(t, ref))
 }
 
-// Interleaving: a process freezes between its claim and its post; another execution takes over and delivers; the
-// frozen one wakes.
+// Interleaving: a process freezes between its claim and its post; an Attempt takes over and delivers; the frozen one
+// wakes.
 func TestFrozenProcessThatWakesStartsNothing(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	ref := newRef()
-	begun, let := w.merchant.hang(func(guard deliver.Guard) deliver.Response {
-		if err := guard(); err != nil { // right before the first byte, long after the claim
-			return deliver.Response{Cause: delivery.CauseNotStarted}
-		}
-		return status(200)(guard)
-	})
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		if _, err := w.Process(context.Background(), "inv-1", []event.Ref{ref}); err != nil {
-			t.Error(err)
-		}
-	}()
-	<-begun
-	<-done // its budget is used up: the claim is older than a post may be
+	w.merchant.next(status(503))
+	follow := w.process(t, "inv-1", ref).FollowUps()
+	_, let := w.merchant.connect()
+	frozen, err := w.Attempt(t.Context(), "inv-2", follow[0].List) // in the slow lane, so that it stays open
+	require.NoError(t, err)
+	require.Len(t, frozen.FollowUps(), 1)
+
 	other := w.newProcess(t)
-	result, err := other.Process(t.Context(), "inv-1", []event.Ref{ref})
+	_, err = other.Attempt(t.Context(), "watchdog", frozen.FollowUps()[0].List)
 	require.NoError(t, err)
-	require.Len(t, result.FollowUps(), 1, "handed over: its watchdog is scheduled anew")
-	_, err = other.Attempt(t.Context(), "watchdog", result.FollowUps()[0].List)
-	require.NoError(t, err)
-	require.Equal(t, "succeeded attempts=1", w.state(t, ref))
+	require.Equal(t, "succeeded attempts=2", w.state(t, ref))
 	let()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	require.NoError(t, w.Close(ctx))
+	require.Len(t, w.merchant.sent(), 2)
+	require.Equal(t, "succeeded attempts=2", w.state(t, ref))
+}
+
+// Interleaving: the merchant's server takes longer to reach than the budget. In a batch that was no attempt, and the
+// delivery leaves for an Attempt at once; the batch's own request never starts. The Attempt waits in the background.
+func TestPostThatHasNotStartedLeavesTheBatchAndWasNoAttempt(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	ref := newRef()
+	_, letFirst := w.merchant.connect()
+	follow := w.process(t, "inv-1", ref).FollowUps()
+	require.Len(t, follow, 1)
+	require.Zero(t, follow[0].Delay)
+	require.Equal(t, 1, follow[0].List.Number)
+	require.Equal(t, "retrying attempts=0", w.state(t, ref))
+
+	_, letSecond := w.merchant.connect()
+	result, err := w.Attempt(t.Context(), "inv-2", follow[0].List)
+	require.NoError(t, err)
+	require.Len(t, result.FollowUps(), 1)
+	require.Positive(t, result.FollowUps()[0].Delay, "a watchdog")
+	letFirst()
+	letSecond()
+	require.Eventually(t, func() bool { return w.state(t, ref) == "succeeded attempts=1" }, 5*time.Second, 5*time.Millisecond)
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	require.NoError(t, w.Close(ctx))

@@ -133,7 +133,7 @@ func (d *Dispatcher) Process(ctx context.Context, owner string, refs []event.Ref
 	if payload.err != nil && len(claims) > 0 {
 		return Result{}, payload.err
 	}
-	return d.deliver(ctx, owner, claims, append(d.lines(settled), buried...), payload, claimedAt)
+	return d.deliver(ctx, owner, claims, append(d.lines(settled), buried...), payload, claimedAt, fast)
 }
 
 // plan plans the events that are new and resumes those that an earlier execution of owner planned.
@@ -230,7 +230,7 @@ func (d *Dispatcher) Attempt(ctx context.Context, owner string, list AttemptList
 	if payload.err != nil {
 		return Result{}, payload.err
 	}
-	return d.deliver(ctx, owner, due, lines, payload, claimedAt)
+	return d.deliver(ctx, owner, due, lines, payload, claimedAt, slow)
 }
 
 func (d *Dispatcher) afterWatchdog(ctx context.Context, claim delivery.Claim) (delivery.Outcome, error) {

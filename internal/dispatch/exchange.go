@@ -19,6 +19,8 @@ type exchange struct {
 	endpoint delivery.Endpoint
 	message  deliver.Message
 	holder   holder
+	started  bool // the first byte may have left
+	kept     bool // kept back: it must not start any more
 }
 
 // holder is told how an exchange ended.
@@ -74,8 +76,18 @@ func (x *exchanges) begin(e *exchange) bool {
 func (x *exchanges) end(e *exchange) (holder, delivery.Claim) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	delete(x.open, e.claim.Key)
+	if x.open[e.claim.Key] == e {
+		delete(x.open, e.claim.Key)
+	}
 	return e.holder, e.claim
+}
+
+// mayStart marks the exchange as started, unless it was kept back before.
+func (x *exchanges) mayStart(e *exchange) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	e.started = !e.kept
+	return e.started
 }
 
 // claimOf is the claim that the exchange runs under now.
@@ -85,19 +97,32 @@ func (x *exchanges) claimOf(e *exchange) delivery.Claim {
 	return e.claim
 }
 
-// handOver gives what from still holds of the keys to to, and returns it.
-func (x *exchanges) handOver(keys []delivery.Key, from, to holder) []*exchange {
+// letGo takes from of the keys what it still holds. What has started, and with dialling also what has not, goes to to;
+// the rest is kept back for ever, and forgotten: another attempt of the delivery is another exchange.
+func (x *exchanges) letGo(keys []delivery.Key, from, to holder, dialling bool) (open, unstarted []delivery.Key) { //nolint:nonamedreturns // two of them are easily confused
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	var out []*exchange
 	for _, key := range keys {
-		if e, found := x.open[key]; found && e.holder == from {
+		e, found := x.open[key]
+		switch {
+		case !found || e.holder != from:
+		case e.started || dialling:
 			e.holder = to
-			out = append(out, e)
+			open = append(open, key)
+		default:
+			e.kept, e.holder = true, nobody{}
+			delete(x.open, key)
+			unstarted = append(unstarted, key)
 		}
 	}
-	return out
+	return open, unstarted
 }
+
+// nobody holds an exchange that was kept back.
+type nobody struct{}
+
+func (nobody) finished(exchangeResult) {}
+func (nobody) lost(delivery.Key)       {}
 
 // exchange posts, unless the delivery has a request under way already, which it then joins. The outcome goes to h.
 func (d *Dispatcher) exchange(e *exchange, claimedAt time.Time) {
@@ -123,21 +148,35 @@ func (d *Dispatcher) post(e *exchange, claimedAt time.Time) (response deliver.Re
 		}
 	}()
 	return d.poster.Post(d.lifetime, e.endpoint, e.message, e.claim.Number, func() error {
-		if time.Since(claimedAt) <= Budget {
-			return nil
+		if err := d.renew(e, claimedAt); err != nil {
+			return err
 		}
-		// It dialled for long, or the process was frozen: whoever has claimed the delivery since sends it.
-		ctx, cancel := context.WithTimeout(d.lifetime, Budget)
-		defer cancel()
-		holds, err := d.ledger.Holds(ctx, d.exchanges.claimOf(e))
-		if err != nil {
-			return fmt.Errorf("renewing a claim: %w", err)
-		}
-		if !holds {
+		if !d.exchanges.mayStart(e) {
 			return errNotHeld
 		}
 		return nil
 	})
+}
+
+// renew looks whether the exchange's claim still holds where it is older than a post may be: the endpoint's server
+// took long to reach, or this process was frozen, and whoever has claimed the delivery since sends it.
+func (d *Dispatcher) renew(e *exchange, claimedAt time.Time) error {
+	asked := time.Now()
+	for time.Since(claimedAt) > Budget {
+		looked := time.Now()
+		ctx, cancel := context.WithTimeout(d.lifetime, Budget)
+		holds, err := d.ledger.Holds(ctx, d.exchanges.claimOf(e))
+		cancel()
+		switch {
+		case err == nil && !holds:
+			return errNotHeld
+		case err == nil:
+			claimedAt = looked // and not now: it may have been frozen in between
+		case time.Since(asked) > ledgerPatience:
+			return fmt.Errorf("renewing a claim: %w", err)
+		}
+	}
+	return nil
 }
 
 // background holds exchanges that outlived their step: it writes down how they end.
