@@ -374,15 +374,17 @@ func TestWhatWasProducedButNotConfirmedIsProducedAgain(t *testing.T) {
 	r.awaitReady()
 	// The broker writes the records, and its answer is lost: for the relay it is as if it died here.
 	lost := b.cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.RequestTimedOut, Count: -1})
-	ids := b.pay(5)
-	_, copies := b.awaitRecords(ids)
-	require.Len(t, copies, 5)
+	var ids []uuid.UUID
+	for partition := range partitions { // the next record of a partition would wait for the answer
+		ids = append(ids, b.payFor(merchantOf(t, partition)))
+	}
+	b.awaitRecords(ids)
 	r.stop()
 
 	lost.Remove()
 	b.start().awaitReady()
 	_, again := b.awaitRecords(ids)
-	require.Len(t, again, 5, "every one again, none missing")
+	require.Len(t, again, partitions, "every one again, none missing")
 	b.awaitConfirmed(b.written())
 }
 

@@ -6,7 +6,8 @@ import (
 )
 
 // window bounds what is on its way to Kafka. When it is full the stream is not read any further, and the rest
-// waits where it is safe: in the WAL. One goroutine acquires, any release.
+// waits where it is safe: in the WAL. It is read again when a quarter of the window is free, not at every
+// record: else each would travel alone. One goroutine acquires, any release.
 type window struct {
 	maxRecords, maxBytes int
 
@@ -42,10 +43,13 @@ func (w *window) release(size int) {
 	w.mu.Lock()
 	w.records--
 	w.bytes -= size
+	roomy := w.records <= w.maxRecords*3/4 && w.bytes <= w.maxBytes/4*3
 	w.mu.Unlock()
-	select {
-	case w.freed <- struct{}{}:
-	default:
+	if roomy {
+		select {
+		case w.freed <- struct{}{}:
+		default:
+		}
 	}
 }
 
