@@ -60,7 +60,7 @@ func TestPaymentBodies(t *testing.T) {
 			}
 			require.NoError(t, json.Unmarshal(body, &p))
 			require.Equal(t, ids[i], p.MerchantID)
-			require.Equal(t, max(0, (size-envelope)/2), len(p.Metadata.Padding))
+			require.Len(t, p.Metadata.Padding, max(0, (size-envelope)/2))
 			require.Less(t, len(p.Metadata.Padding), 16<<10-100, "what payments-api takes")
 		}
 	}
@@ -110,7 +110,7 @@ func (p *pipeline) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	n := p.seen.Add(1)
-	body := fmt.Sprintf(`{"event_id":"%s","event_type":"payment.succeeded","object_version":1,"occurred_at":"2026-02-23T12:00:00.100000Z","payment":%s,"snapshot":%s}`,
+	body := fmt.Sprintf(`{"event_id":%q,"event_type":"payment.succeeded","object_version":1,"occurred_at":"2026-02-23T12:00:00.100000Z","payment":%s,"snapshot":%s}`,
 		eventID, document, document)
 	for range p.deliver(n) {
 		webhook(p.t, to.(endpoint).url, eventID, to.(endpoint).secret, strings.NewReader(body), body)

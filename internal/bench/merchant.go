@@ -78,7 +78,10 @@ func (m *merchants) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusBadRequest)
 		return
 	}
-	buffer := m.buffers.Get().(*[maxWebhook]byte)
+	buffer, ok := m.buffers.Get().(*[maxWebhook]byte)
+	if !ok { // the pool holds nothing else
+		buffer = new([maxWebhook]byte)
+	}
 	defer m.buffers.Put(buffer)
 	n, err := io.ReadFull(r.Body, buffer[:])
 	if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) { // nil: there is more than fits

@@ -20,7 +20,7 @@ const (
 // newMerchantIDs returns ids that no other run has.
 func newMerchantIDs(n int) []string {
 	var random [4]byte
-	rand.Read(random[:]) //nolint:errcheck // it never fails
+	rand.Read(random[:])
 	ids := make([]string, n)
 	for i := range ids {
 		ids[i] = fmt.Sprintf("bench-%s-%d", hex.EncodeToString(random[:]), i)
@@ -30,7 +30,7 @@ func newMerchantIDs(n int) []string {
 
 func newSecret() string {
 	var key [24]byte
-	rand.Read(key[:]) //nolint:errcheck // it never fails
+	rand.Read(key[:])
 	return "whsec_" + base64.StdEncoding.EncodeToString(key[:])
 }
 
@@ -38,11 +38,11 @@ func newSecret() string {
 func paymentBodies(merchantIDs []string, webhookBytes int) [][]byte {
 	metadata := ""
 	if padding := (webhookBytes - envelope) / 2; padding > 0 {
-		metadata = fmt.Sprintf(`,"metadata":{"padding":"%s"}`, strings.Repeat("x", padding))
+		metadata = fmt.Sprintf(`,"metadata":{"padding":%q}`, strings.Repeat("x", padding))
 	}
 	bodies := make([][]byte, len(merchantIDs))
 	for i, id := range merchantIDs {
-		bodies[i] = fmt.Appendf(nil, `{"merchant_id":"%s","amount":1000,"currency":"USD"%s}`, id, metadata)
+		bodies[i] = fmt.Appendf(nil, `{"merchant_id":%q,"amount":1000,"currency":"USD"%s}`, id, metadata)
 	}
 	return bodies
 }

@@ -74,9 +74,9 @@ func parseStat(stat []byte) (process, error) {
 		}
 		return n
 	}
-	ticks := func(n uint64) time.Duration { return time.Duration(n) * tick } //nolint:gosec // 2^63 ns are 292 years
+	ticks := func(n uint64) time.Duration { return time.Duration(n) * tick }
 	one := process{
-		pid: pid, parent: int(number(parent)), started: number(starttime), //nolint:gosec // a pid fits
+		pid: pid, parent: int(number(parent)), started: number(starttime),
 		cpu: ticks(number(utime) + number(stime)), reaped: ticks(number(cutime) + number(cstime)),
 	}
 	return one, err

@@ -255,7 +255,7 @@ func (w *watch) created() []string {
 }
 
 // look prints what has arrived since the last look. It returns how much that is, and how many payments are still open.
-func (w *watch) look(ctx context.Context) (news, open int, err error) {
+func (w *watch) look(ctx context.Context) (int, int, error) {
 	ids := w.open()
 	events, err := w.db.EventsOfPayments(ctx, ids)
 	if err != nil {

@@ -84,7 +84,7 @@ func (p *pipeline) send(eventID string) {
 	req.Header.Set("Webhook-Id", eventID)
 	req.Header.Set("Webhook-Timestamp", strconv.FormatInt(now.Unix(), 10))
 	req.Header.Set("Webhook-Signature", signature)
-	res, err := http.DefaultClient.Do(req)
+	res, err := (&http.Client{Timeout: 10 * time.Second}).Do(req)
 	require.NoError(p.t, err)
 	require.NoError(p.t, res.Body.Close())
 }

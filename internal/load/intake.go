@@ -29,10 +29,11 @@ func AskWorker(ctx context.Context, addr, token string) (Worker, error) {
 	return worker, nil
 }
 
+// asking is for the few questions about a run; the load itself has a client of its own.
+var asking = &http.Client{Timeout: 10 * time.Second}
+
 // call sends ask as JSON, where it is not nil, and reads the answer into answer.
 func call(ctx context.Context, method, url, token string, ask, answer any) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
 	var body []byte
 	if ask != nil {
 		var err error
@@ -46,7 +47,7 @@ func call(ctx context.Context, method, url, token string, ask, answer any) error
 	}
 	req.Header.Set("Content-Type", "application/json")
 	authorize(req, token)
-	res, err := http.DefaultClient.Do(req)
+	res, err := asking.Do(req)
 	if err != nil {
 		return err
 	}

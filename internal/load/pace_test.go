@@ -19,7 +19,7 @@ func TestPaceKeepsItsSchedule(t *testing.T) {
 			at = append(at, time.Since(begin))
 			late = append(late, behind)
 			if i == 1 {
-				time.Sleep(25 * time.Millisecond) // the clock of the bubble: a start that is held up
+				<-time.After(25 * time.Millisecond) // on the clock of the bubble: a start that is held up
 			}
 		})
 		require.NoError(t, err)

@@ -92,7 +92,7 @@ func (p *Publisher) send(ctx context.Context, method, url string, body []byte, w
 		return fmt.Errorf("sending a payment: payments-api answered %d: %s", res.StatusCode, bytes.TrimSpace(text))
 	}
 	if answered == nil {
-		io.Copy(io.Discard, limited) // so that the connection can be used again
+		_, _ = io.Copy(io.Discard, limited) // so that the connection can be used again
 		return nil
 	}
 	answer, err := io.ReadAll(limited)

@@ -29,34 +29,33 @@ type file interface {
 // openJournal opens or makes the file at path and hands every receipt in it to each, oldest first. It returns how many
 // lines could not be read: a process that was killed leaves at most one, at the end.
 func openJournal(path string, each func(Receipt)) (*journal, int, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o644)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, 0, fmt.Errorf("opening the receipts file: %w", err)
 	}
 	j := &journal{file: f}
 	unreadable := 0
 	lines := bufio.NewReaderSize(f, 1<<16)
-	for {
+	for ended := false; !ended; {
 		line, err := lines.ReadBytes('\n')
-		if err != nil && !errors.Is(err, io.EOF) {
-			f.Close()
-			return nil, 0, fmt.Errorf("reading the receipts file: %w", err)
+		ended = errors.Is(err, io.EOF)
+		if err != nil && !ended {
+			return nil, 0, errors.Join(fmt.Errorf("reading the receipts file: %w", err), f.Close())
 		}
-		if j.torn = len(line) > 0 && err != nil; !j.torn {
+		if j.torn = len(line) > 0 && ended; !j.torn {
 			j.whole += int64(len(line))
 		}
-		if len(bytes.TrimSpace(line)) > 0 {
-			var r Receipt
-			if j.torn || json.Unmarshal(line, &r) != nil || r.Outcome == "" {
-				unreadable++
-			} else {
-				each(r)
-			}
+		if len(bytes.TrimSpace(line)) == 0 {
+			continue
 		}
-		if err != nil {
-			return j, unreadable, nil
+		var r Receipt
+		if j.torn || json.Unmarshal(line, &r) != nil || r.Outcome == "" {
+			unreadable++
+			continue
 		}
+		each(r)
 	}
+	return j, unreadable, nil
 }
 
 // append writes the receipt. After an error the receipt does not count, whatever of it reached the file.

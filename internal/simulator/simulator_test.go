@@ -127,50 +127,42 @@ func (m merchant) counted(t *testing.T) map[string]float64 {
 
 func TestSignature(t *testing.T) {
 	t.Parallel()
-	without := func(t *testing.T, names ...string) *http.Request {
-		t.Helper()
-		req := good(t, "e1")
-		for _, name := range names {
-			req.Header.Del(name)
+	now := time.Now()
+	by := func(key string, at time.Time, content string, changes ...func(r *http.Request)) *http.Request {
+		req := signed(t, "e1", key, at, content)
+		for _, change := range changes {
+			change(req)
 		}
 		return req
 	}
+	without := func(header string) func(*http.Request) { return func(r *http.Request) { r.Header.Del(header) } }
+	with := func(header, value string) func(*http.Request) {
+		return func(r *http.Request) { r.Header.Set(header, value) }
+	}
+	signature := by(secret, now, body).Header.Get("Webhook-Signature")
 	for name, c := range map[string]struct {
-		request func(t *testing.T) *http.Request
+		request *http.Request
 		status  int
 	}{
-		"good":              {func(t *testing.T) *http.Request { return good(t, "e1") }, 200},
-		"by the new secret": {func(t *testing.T) *http.Request { return signed(t, "e1", newSecret, time.Now(), body) }, 200},
-		"four minutes old":  {func(t *testing.T) *http.Request { return signed(t, "e1", secret, time.Now().Add(-4*time.Minute), body) }, 200},
-		"not our document":  {func(t *testing.T) *http.Request { return signed(t, "e1", secret, time.Now(), "hello") }, 200},
-		"by a stranger":     {func(t *testing.T) *http.Request { return signed(t, "e1", stranger, time.Now(), body) }, 401},
-		"six minutes old":   {func(t *testing.T) *http.Request { return signed(t, "e1", secret, time.Now().Add(-6*time.Minute), body) }, 401},
-		"of tomorrow":       {func(t *testing.T) *http.Request { return signed(t, "e1", secret, time.Now().Add(24*time.Hour), body) }, 401},
-		"without signature": {func(t *testing.T) *http.Request { return without(t, "Webhook-Signature") }, 400},
-		"without id":        {func(t *testing.T) *http.Request { return without(t, "Webhook-Id") }, 400},
-		"without timestamp": {func(t *testing.T) *http.Request { return without(t, "Webhook-Timestamp") }, 401},
-		"of another id":     {func(t *testing.T) *http.Request { r := good(t, "e1"); r.Header.Set("Webhook-Id", "e2"); return r }, 401},
-		"of another body": {func(t *testing.T) *http.Request {
-			r := good(t, "e1")
-			r.Body = io.NopCloser(strings.NewReader("{}"))
-			r.ContentLength = 2
-			return r
-		}, 401},
-		"not a signature": {func(t *testing.T) *http.Request {
-			r := good(t, "e1")
-			r.Header.Set("Webhook-Signature", "v1")
-			return r
-		}, 401},
-		"several signatures": {func(t *testing.T) *http.Request {
-			r := good(t, "e1")
-			r.Header.Set("Webhook-Signature", "v1,AAAA v2,x "+r.Header.Get("Webhook-Signature"))
-			return r
-		}, 200},
+		"good":               {by(secret, now, body), 200},
+		"by the new secret":  {by(newSecret, now, body), 200},
+		"four minutes old":   {by(secret, now.Add(-4*time.Minute), body), 200},
+		"not our document":   {by(secret, now, "hello"), 200},
+		"several signatures": {by(secret, now, body, with("Webhook-Signature", "v1,AAAA v2,x "+signature)), 200},
+		"by a stranger":      {by(stranger, now, body), 401},
+		"six minutes old":    {by(secret, now.Add(-6*time.Minute), body), 401},
+		"of tomorrow":        {by(secret, now.Add(24*time.Hour), body), 401},
+		"of another id":      {by(secret, now, body, with("Webhook-Id", "e2")), 401},
+		"of another body":    {by(secret, now, "{}", with("Webhook-Signature", signature)), 401},
+		"not a signature":    {by(secret, now, body, with("Webhook-Signature", "v1")), 401},
+		"without timestamp":  {by(secret, now, body, without("Webhook-Timestamp")), 401},
+		"without signature":  {by(secret, now, body, without("Webhook-Signature")), 400},
+		"without id":         {by(secret, now, body, without("Webhook-Id")), 400},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			m := newMerchant(t, "", secret, newSecret)
-			w := m.answer(c.request(t))
+			w := m.answer(c.request)
 			require.Equal(t, c.status, w.Code, w.Body.String())
 			s := m.stats(t)
 			if c.status == http.StatusOK {
@@ -368,13 +360,18 @@ func serve(t *testing.T, m merchant) *httptest.Server {
 	return server
 }
 
-func post(ctx context.Context, t *testing.T, server *httptest.Server, id string) (*http.Response, error) {
+func outgoing(ctx context.Context, t *testing.T, server *httptest.Server, id string) *http.Request {
 	t.Helper()
 	in := good(t, id)
 	out, err := http.NewRequestWithContext(ctx, http.MethodPost, server.URL+"/webhooks", in.Body)
 	require.NoError(t, err)
 	out.Header = in.Header
-	answer, err := server.Client().Do(out)
+	return out
+}
+
+func post(ctx context.Context, t *testing.T, server *httptest.Server, id string) (*http.Response, error) {
+	t.Helper()
+	answer, err := server.Client().Do(outgoing(ctx, t, server, id))
 	if err == nil {
 		require.NoError(t, answer.Body.Close())
 	}
@@ -397,8 +394,12 @@ func TestHangLastsUntilReleased(t *testing.T) {
 	m.behave(t, `{"hang":true}`)
 	server := serve(t, m)
 	ended := make(chan error, 1)
+	hung := outgoing(t.Context(), t, server, "e1")
 	go func() {
-		_, err := post(t.Context(), t, server, "e1")
+		answer, err := server.Client().Do(hung)
+		if err == nil {
+			answer.Body.Close()
+		}
 		ended <- err
 	}()
 	require.Eventually(t, func() bool { return m.stats(t).FailedOnPurpose == 1 }, 10*time.Second, time.Millisecond)
