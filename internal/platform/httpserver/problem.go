@@ -2,6 +2,7 @@ package httpserver
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -46,7 +47,8 @@ func WriteError(w http.ResponseWriter, r *http.Request, log *slog.Logger, err er
 	if e, ok := errors.AsType[*fault.Error](err); ok {
 		p.Detail, p.Errors = e.Detail, e.Fields
 	}
-	if status >= http.StatusInternalServerError && r.Context().Err() == nil {
+	// A caller that left cancels what was done for it, which is nobody's failure.
+	if status >= http.StatusInternalServerError && !errors.Is(err, context.Canceled) {
 		log.LogAttrs(r.Context(), slog.LevelError, "request failed",
 			slog.String("method", r.Method), slog.String("path", r.URL.Path), slog.Int("status", status), logging.Error(err))
 	}

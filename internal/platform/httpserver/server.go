@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"runtime/debug"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -190,7 +191,7 @@ func (s *Server) recoverPanic(next http.Handler) http.Handler {
 				if v == http.ErrAbortHandler { //nolint:errorlint // net/http documents this very value
 					panic(v)
 				}
-				WriteError(w, r, s.opts.Log, fmt.Errorf("panic: %v", v))
+				WriteError(w, r, s.opts.Log, fmt.Errorf("panic: %v\n%s", v, debug.Stack()))
 			}
 		}()
 		next.ServeHTTP(w, r)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -204,6 +205,7 @@ func TestAPanicIsAProblemAndALogLine(t *testing.T) {
 	require.Equal(t, 500, status)
 	require.JSONEq(t, `{"title":"Internal Server Error","status":500}`, body)
 	require.Contains(t, r.log.String(), "the sky falls")
+	require.Contains(t, r.log.String(), "server_test.go", "the stack")
 	status, _, _ = get(t, "GET", r.url+"/healthz", nil)
 	require.Equal(t, 200, status, "the server lives on")
 }
@@ -397,6 +399,7 @@ func TestWriteErrorTellsTheCallerOnlyWhatIsTheirs(t *testing.T) {
 		"unsupported": {err: fault.New(fault.Unsupported, "t"), status: 415, detail: "t"},
 		"unavailable": {err: fault.Wrap(cause, fault.Unavailable, "try again"), status: 503, detail: "try again", logged: true, retryAfter: "1"},
 		"internal":    {err: cause, status: 500, logged: true},
+		"canceled":    {err: fmt.Errorf("asking db-7: %w", context.Canceled), status: 500},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
