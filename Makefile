@@ -21,6 +21,20 @@ test: build ## run every test with the race detector; downloads what the tests n
 	@command -v "$$(go env CC)" >/dev/null || { echo "the race detector needs a C compiler: apt-get install -y gcc libc6-dev" >&2; exit 1; }
 	@postgres="$$(bin/hookline provision)" && HOOKLINE_POSTGRES_BIN="$${postgres:-$$HOOKLINE_POSTGRES_BIN}" go test -race ./...
 
+# The linters are a module of their own, so that what they depend on stays out of the product's. The first
+# run compiles them, which takes a minute or two; later ones come from Go's cache.
+LINT := go tool -modfile=tools/go.mod golangci-lint
+
+.PHONY: lint
+lint: ## check the formatting, run the linters, and parse the shell scripts
+	$(LINT) run
+	go vet ./...
+	@for script in $$(git grep -lIE '^#!.*bash' -- .ci scripts tests deploy); do echo "bash -n $$script"; bash -n "$$script" || exit 1; done
+
+.PHONY: fmt
+fmt: ## format the Go code and sort its imports
+	$(LINT) fmt
+
 .PHONY: clean
 clean: ## stop the embedded stack, remove its state and what was built
 	@if [ -x bin/hookline ]; then bin/hookline down --purge; fi

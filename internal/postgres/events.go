@@ -215,7 +215,7 @@ func (s *EventStore) FeedStart(ctx context.Context, since time.Time) (string, er
 // floorOfUUIDv7 is the least UUIDv7 of a millisecond.
 func floorOfUUIDv7(at time.Time) [16]byte {
 	var id [16]byte
-	binary.BigEndian.PutUint64(id[:8], uint64(max(at.UnixMilli(), 0))<<16) //nolint:gosec // not negative
+	binary.BigEndian.PutUint64(id[:8], uint64(max(at.UnixMilli(), 0))<<16)
 	id[6] = 0x70
 	id[8] = 0x80
 	return id
