@@ -29,7 +29,7 @@ LINT := go tool -modfile=tools/go.mod golangci-lint
 lint: ## check the formatting, run the linters, and parse the shell scripts
 	$(LINT) run
 	go vet ./...
-	@for script in $$(git grep -lIE '^#!.*bash' -- .ci scripts tests deploy); do echo "bash -n $$script"; bash -n "$$script" || exit 1; done
+	@for script in $$(grep -rlIE --exclude-dir=node_modules '^#!.*bash' $(wildcard .ci scripts tests deploy)); do echo "bash -n $$script"; bash -n "$$script" || exit 1; done
 
 .PHONY: fmt
 fmt: ## format the Go code and sort its imports
