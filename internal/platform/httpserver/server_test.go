@@ -216,7 +216,7 @@ func TestClearTextHTTP2(t *testing.T) {
 	transport := &http.Transport{Protocols: &http.Protocols{}}
 	transport.Protocols.SetUnencryptedHTTP2(true)
 	t.Cleanup(transport.CloseIdleConnections)
-	req, err := http.NewRequestWithContext(t.Context(), "GET", r.url+"/healthz", nil)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, r.url+"/healthz", nil)
 	require.NoError(t, err)
 	resp, err := transport.RoundTrip(req)
 	require.NoError(t, err)
@@ -236,7 +236,7 @@ func TestAStopLetsOpenRequestsFinish(t *testing.T) {
 	}})
 	answered := make(chan string, 1)
 	go func() {
-		resp, err := http.Get(r.url + "/") //nolint:noctx // the server is what ends it
+		resp, err := http.Get(r.url + "/")
 		if err != nil {
 			answered <- err.Error()
 			return
@@ -276,7 +276,7 @@ func TestAStopCutsWhatOutlivesTheDrain(t *testing.T) {
 	}})
 	failed := make(chan error, 1)
 	go func() {
-		resp, err := http.Get(r.url + "/") //nolint:noctx // the server is what ends it
+		resp, err := http.Get(r.url + "/")
 		if err == nil {
 			resp.Body.Close()
 		}
@@ -336,7 +336,7 @@ func TestReadBody(t *testing.T) {
 			if test.unsized {
 				reader = io.MultiReader(reader)
 			}
-			req, err := http.NewRequestWithContext(t.Context(), "POST", r.url+"/", reader)
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, r.url+"/", reader)
 			require.NoError(t, err)
 			req.Header.Set("Content-Type", test.contentType)
 			resp, err := http.DefaultTransport.RoundTrip(req)
