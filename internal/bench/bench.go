@@ -252,7 +252,9 @@ func (r *Report) addUsage(o Options, proc procFS, before, after sample, backends
 		if err != nil {
 			return err
 		}
-		r.Processes = append(r.Processes, usage(c.Name, cpu, r.Delivered, peak, parts))
+		row := usage(c.Name, cpu, r.Delivered, peak, parts)
+		row.Ended = after[c.PID].started != before[c.PID].started
+		r.Processes = append(r.Processes, row)
 		sum += cpu
 	}
 	r.CPUMSPerEvent = perEvent(sum, r.Delivered)

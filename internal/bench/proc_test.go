@@ -152,7 +152,7 @@ func TestUsage(t *testing.T) {
 		"small": time.Second / 10, "none": 0, "large": 1900 * time.Millisecond,
 	})
 	require.Empty(t, cmp.Diff(Usage{
-		Name: "postgres", CPUSeconds: 2, CPUMSPerEvent: 2, PeakRSSMB: 64, Parts: []Usage{
+		Name: "postgres", CPUSeconds: 2, CPUMSPerEvent: 2, PeakRSSMB: 64, Parts: []Part{
 			{Name: "large", CPUSeconds: 1.9, CPUMSPerEvent: 1.9}, {Name: "small", CPUSeconds: 0.1, CPUMSPerEvent: 0.1},
 		},
 	}, got))

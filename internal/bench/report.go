@@ -83,7 +83,11 @@ func (r Report) Print(w io.Writer) {
 	tw = tabwriter.NewWriter(w, 0, 4, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(tw, "CPU s\tms per event\tpeak MiB\t")
 	for _, u := range r.Processes {
-		fmt.Fprintf(tw, "%.2f\t%.3f\t%.0f\t  %s\n", u.CPUSeconds, u.CPUMSPerEvent, u.PeakRSSMB, u.Name)
+		name := u.Name
+		if u.Ended {
+			name += " (it ended during the run: not counted)"
+		}
+		fmt.Fprintf(tw, "%.2f\t%.3f\t%.0f\t  %s\n", u.CPUSeconds, u.CPUMSPerEvent, u.PeakRSSMB, name)
 		for _, part := range u.Parts {
 			fmt.Fprintf(tw, "%.2f\t%.3f\t\t  - %s\n", part.CPUSeconds, part.CPUMSPerEvent, part.Name)
 		}

@@ -40,6 +40,7 @@ func sampleReport() Report {
 		Processes: []Usage{
 			usage("postgres", 3*time.Second, 9999, 300<<20, map[string]time.Duration{"hookline_api": 2 * time.Second, "other": time.Second}),
 			usage("restate", 800*time.Millisecond, 9999, 200<<20, nil),
+			{Name: "webhook-worker", Ended: true},
 		},
 		LoadGenerator: usage("load generator and merchants", 2*time.Second, 9999, 90<<20, nil),
 	}

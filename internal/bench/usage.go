@@ -19,10 +19,19 @@ type Usage struct {
 	Name          string  `json:"name"`
 	CPUSeconds    float64 `json:"cpu_s"`
 	CPUMSPerEvent float64 `json:"cpu_ms_per_event"`
-	// PeakRSSMB is the most memory that the component held since it was started, in MiB; absent for a part.
-	PeakRSSMB float64 `json:"peak_rss_mb,omitempty"`
+	// PeakRSSMB is the most memory that the component held since it was started, in MiB.
+	PeakRSSMB float64 `json:"peak_rss_mb"`
+	// Ended says that the process ended during the run. What it spent is unknown and missing in every sum.
+	Ended bool `json:"ended,omitempty"`
 	// Parts says where the CPU went, where that is known: for whom PostgreSQL's processes worked.
-	Parts []Usage `json:"parts,omitempty"`
+	Parts []Part `json:"parts,omitempty"`
+}
+
+// Part is the share of some of a component's processes.
+type Part struct {
+	Name          string  `json:"name"`
+	CPUSeconds    float64 `json:"cpu_s"`
+	CPUMSPerEvent float64 `json:"cpu_ms_per_event"`
 }
 
 // sample is the state of all processes at one moment.
@@ -67,10 +76,10 @@ func usage(name string, cpu time.Duration, events int, peak int64, parts map[str
 	}
 	for part, used := range parts {
 		if used > 0 {
-			u.Parts = append(u.Parts, usage(part, used, events, 0, nil))
+			u.Parts = append(u.Parts, Part{Name: part, CPUSeconds: load.Round(used.Seconds(), 2), CPUMSPerEvent: perEvent(used, events)})
 		}
 	}
-	slices.SortFunc(u.Parts, func(a, b Usage) int {
+	slices.SortFunc(u.Parts, func(a, b Part) int {
 		return cmp.Or(cmp.Compare(b.CPUSeconds, a.CPUSeconds), cmp.Compare(a.Name, b.Name))
 	})
 	return u
