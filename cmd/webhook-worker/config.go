@@ -4,12 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"time"
 
 	"github.com/hookline/hookline/internal/delivery"
 	"github.com/hookline/hookline/internal/kafka"
 	"github.com/hookline/hookline/internal/platform/httpserver"
 	"github.com/hookline/hookline/internal/platform/service"
 	"github.com/hookline/hookline/internal/postgres"
+	"github.com/hookline/hookline/internal/reconcile"
 	"github.com/hookline/hookline/internal/restate"
 )
 
@@ -25,6 +27,7 @@ type config struct {
 	Kafka kafka.Config
 	restate.RegistrarConfig
 	restate.HandlerConfig
+	Reconcile reconcile.Config
 
 	DatabaseURL      string            `env:"DATABASE_URL,required,notEmpty" secret:"true" desc:"the ledger's database, as role hookline_worker"`
 	DBPoolSize       int               `env:"DB_POOL_SIZE" envDefault:"16" desc:"connections to the ledger at most"`
@@ -32,6 +35,7 @@ type config struct {
 	DataServiceToken string            `env:"DATA_SERVICE_TOKEN" secret:"true" desc:"data-service's API_TOKEN, where it has one"`
 	IngressURL       string            `env:"RESTATE_INGRESS_URL" envDefault:"http://127.0.0.1:8080" desc:"Restate's ingress"`
 	Intake           string            `env:"INTAKE" envDefault:"batches" unit:"batches or subscription" desc:"who reads the topic: this worker, which hands over batches, or Restate's own subscription, one invocation per record"`
+	Reconciler       bool              `env:"RECONCILER" envDefault:"true" desc:"whether this worker may be the one that looks for what was lost"`
 	KafkaGroup       string            `env:"KAFKA_GROUP" envDefault:"webhook-dispatcher" desc:"the consumer group, of either intake"`
 	RetrySchedule    delivery.Schedule `env:"RETRY_SCHEDULE" envDefault:"5s,5m,30m,2h,5h,10h,14h,20h,24h" unit:"comma-separated durations" desc:"the wait after each failed attempt, for endpoints without a schedule of their own; then the delivery is dead"`
 	RetryJitter      float64           `env:"RETRY_JITTER" envDefault:"0.2" unit:"0 to 0.5" desc:"how far a wait is spread both ways, as a share of it"`
@@ -39,7 +43,11 @@ type config struct {
 }
 
 func defaults() config {
-	return config{Config: httpserver.Config{ListenAddr: "127.0.0.1:9080"}}
+	return config{
+		// Calls of the intake 10 s, open requests 10 s, exchanges 12 s, one after the other.
+		Common: service.Common{ShutdownTimeout: 40 * time.Second},
+		Config: httpserver.Config{ListenAddr: "127.0.0.1:9080"},
+	}
 }
 
 // Validate implements what config.Load asks.
@@ -56,6 +64,16 @@ func (c config) Validate() error {
 	}
 	if c.DBPoolSize < 1 {
 		errs = append(errs, errors.New("DB_POOL_SIZE: want at least 1"))
+	}
+	for name, d := range map[string]time.Duration{
+		"RECONCILE_INTERVAL": c.Reconcile.Interval, "RECONCILE_GRACE": c.Reconcile.Grace, "RECONCILE_OVER_AGE": c.Reconcile.OverAge,
+	} {
+		if d <= 0 {
+			errs = append(errs, fmt.Errorf("%s: want a positive duration, not %s", name, d))
+		}
+	}
+	if c.Reconcile.Rate < 1 {
+		errs = append(errs, errors.New("RECONCILE_RATE: want at least 1"))
 	}
 	for name, raw := range map[string]string{
 		"DATA_SERVICE_URL": c.DataServiceURL, "RESTATE_INGRESS_URL": c.IngressURL, "RESTATE_ADMIN_URL": c.AdminURL, "ADVERTISED_URL": c.AdvertisedURL,

@@ -8,18 +8,21 @@ import (
 	"time"
 
 	"github.com/go-chi/chi/v5"
+	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/plugin/kprom"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/hookline/hookline/internal/dataclient"
 	"github.com/hookline/hookline/internal/deliver"
+	"github.com/hookline/hookline/internal/delivery"
 	"github.com/hookline/hookline/internal/dispatch"
 	"github.com/hookline/hookline/internal/intake"
 	"github.com/hookline/hookline/internal/kafka"
 	"github.com/hookline/hookline/internal/platform/httpserver"
 	"github.com/hookline/hookline/internal/platform/metrics"
 	"github.com/hookline/hookline/internal/postgres"
+	"github.com/hookline/hookline/internal/reconcile"
 	"github.com/hookline/hookline/internal/restate"
 )
 
@@ -62,6 +65,9 @@ func run(ctx context.Context, cfg config, log *slog.Logger) error {
 		subscription = restate.Subscription{Brokers: cfg.Kafka.Brokers, Topic: cfg.Kafka.Topic, Group: cfg.KafkaGroup}
 	}
 	registrar := restate.NewRegistrar(cfg.RegistrarConfig, subscription, cfg.APIToken, log)
+	calls := restate.NewClient(cfg.IngressURL, intake.MaxInFlight)
+	defer calls.Close()
+	reconciler := reconcile.New(cfg.Reconcile, data, ledger, registrar, driver{calls}, log, registry)
 
 	server, err := httpserver.Listen(ctx, httpserver.Options{
 		Config: cfg.Config, Log: log, Registry: registry,
@@ -69,6 +75,9 @@ func run(ctx context.Context, cfg config, log *slog.Logger) error {
 		Routes: func(r chi.Router) {
 			r.Get("/info", func(w http.ResponseWriter, _ *http.Request) {
 				httpserver.WriteJSON(w, http.StatusOK, map[string]string{"intake": cfg.Intake, "group": cfg.KafkaGroup})
+			})
+			r.Get("/reconciler", func(w http.ResponseWriter, _ *http.Request) {
+				httpserver.WriteJSON(w, http.StatusOK, reconciler.Report())
 			})
 			for _, path := range []string{"/discover", "/health", "/invoke/*"} { // what Restate calls
 				r.Handle(path, handlers)
@@ -97,8 +106,11 @@ func run(ctx context.Context, cfg config, log *slog.Logger) error {
 	reading, stopReading := context.WithCancel(ctx)
 	defer stopReading()
 	context.AfterFunc(serving, stopReading)
+	if cfg.Reconciler {
+		group.Go(func() error { return failed(reconciler.Run(reading)) })
+	}
 	if cfg.Intake == intakeBatches {
-		err = consume(reading, cfg, ledger, log, registry)
+		err = consume(reading, cfg, calls, ledger, log, registry)
 	} else {
 		<-reading.Done()
 	}
@@ -110,13 +122,19 @@ func run(ctx context.Context, cfg config, log *slog.Logger) error {
 	return errors.Join(err, dispatcher.Close(open))
 }
 
-func consume(ctx context.Context, cfg config, ledger *postgres.Ledger, log *slog.Logger, registry *prometheus.Registry) error {
-	calls := restate.NewClient(cfg.IngressURL, intake.MaxInFlight)
-	defer calls.Close()
+func consume(ctx context.Context, cfg config, calls *restate.Client, ledger *postgres.Ledger, log *slog.Logger, registry *prometheus.Registry) error {
 	in := intake.New(calls, ledger, log, registry)
 	consumer, err := kafka.NewConsumer(cfg.Kafka, cfg.KafkaGroup, in, log, kprom.NewMetrics("hookline_kafka", kprom.Registerer(registry), kprom.Gatherer(registry)))
 	if err != nil {
 		return err
 	}
 	return in.Run(ctx, consumer)
+}
+
+// driver sends what the reconciler found the ordinary way.
+type driver struct{ *restate.Client }
+
+// Attempt implements what the reconciler asks for.
+func (d driver) Attempt(ctx context.Context, endpointID uuid.UUID, number int, tickets []delivery.Ticket) error {
+	return d.SendAttempt(ctx, dispatch.AttemptList{EndpointID: endpointID, Number: number, Tickets: tickets})
 }

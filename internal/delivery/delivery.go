@@ -145,3 +145,19 @@ const (
 	ReasonPhantom     = "phantom"
 	ReasonUnplannable = "unplannable"
 )
+
+// Watermark is a place in data-service's feed below which every event is planned or explained, and the history that the
+// place counts in.
+type Watermark struct {
+	Cursor   string `json:"cursor"`
+	System   string `json:"system"`
+	Timeline string `json:"timeline"`
+}
+
+// Overdue is a delivery whose attempt should have been made, as the reconciler reads it.
+type Overdue struct {
+	Key
+	Epoch  int64
+	Number int    // of the attempt that is due
+	Owner  string // empty: a timer should have come
+}

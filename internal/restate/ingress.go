@@ -12,6 +12,7 @@ import (
 	"github.com/restatedev/sdk-go/encoding"
 	"github.com/restatedev/sdk-go/ingress"
 
+	"github.com/hookline/hookline/internal/dispatch"
 	"github.com/hookline/hookline/internal/event"
 	"github.com/hookline/hookline/internal/fault"
 )
@@ -22,6 +23,7 @@ const callTimeout = 30 * time.Second
 // Client hands batches to the dispatcher through Restate's ingress. It is safe for concurrent use.
 type Client struct {
 	process ingress.Requester[[]byte, sdk.Void]
+	attempt ingress.Requester[dispatch.AttemptList, sdk.Void]
 	http    *http.Client
 }
 
@@ -31,8 +33,10 @@ func NewClient(url string, calls int) *Client {
 		Timeout:   callTimeout,
 		Transport: &http.Transport{MaxIdleConnsPerHost: calls, IdleConnTimeout: 90 * time.Second},
 	}
+	base := ingress.NewClient(url, ingress.WithHttpClient(client))
 	return &Client{
-		process: ingress.Service[[]byte, sdk.Void](ingress.NewClient(url, ingress.WithHttpClient(client)), DispatcherService, ProcessHandler),
+		process: ingress.Service[[]byte, sdk.Void](base, DispatcherService, ProcessHandler),
+		attempt: ingress.Service[dispatch.AttemptList, sdk.Void](base, DispatcherService, AttemptHandler),
 		http:    client,
 	}
 }
@@ -57,4 +61,13 @@ func (c *Client) Dispatch(ctx context.Context, key string, batch []event.Ref) er
 		return fault.Wrap(err, fault.Conflict, "the invocation failed")
 	}
 	return fault.Wrap(err, fault.Unavailable, "calling the dispatcher")
+}
+
+// SendAttempt hands over a list of attempts and returns when Restate has it durably. Sent twice, the second list finds
+// its tickets void.
+func (c *Client) SendAttempt(ctx context.Context, list dispatch.AttemptList) error {
+	if _, err := c.attempt.Send(ctx, list); err != nil {
+		return fault.Wrap(err, fault.Unavailable, "sending attempts")
+	}
+	return nil
 }

@@ -21,7 +21,9 @@ import (
 // named in the error, not just the first. A Validate method on *T, where there is one, has the last word.
 func Load[T any](defaults T, environ []string) (T, error) {
 	cfg := defaults
-	err := env.ParseWithOptions(&cfg, env.Options{Environment: env.ToMap(environ)})
+	err := env.ParseWithOptions(&cfg, env.Options{
+		Environment: env.ToMap(environ), SetDefaultsForZeroValuesOnly: true, // a service's own defaults win over shared ones
+	})
 	if err != nil {
 		var many env.AggregateError
 		if errors.As(err, &many) {
@@ -109,7 +111,7 @@ func list(v reflect.Value) []setting {
 		if s.kind == "" {
 			s.kind = kindOf(field.Type)
 		}
-		if s.initial == "" && !v.Field(i).IsZero() && !s.secret {
+		if !v.Field(i).IsZero() && !s.secret {
 			s.initial = fmt.Sprint(v.Field(i).Interface())
 		}
 		if strings.Contains(required, "required") {

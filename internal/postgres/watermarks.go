@@ -1,0 +1,188 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/hookline/hookline/internal/delivery"
+)
+
+// reconcilerLock is the key of the advisory lock under which one process reconciles; its digits spell nothing.
+const reconcilerLock = 7_240_611_985_003_217
+
+// Lead tries to take the reconciler's lock, and runs do while it holds it. It reports false where another process
+// leads. The lock belongs to one connection of its own: when that breaks, do's context ends.
+func (l *Ledger) Lead(ctx context.Context, do func(context.Context) error) (bool, error) {
+	conn, err := l.pool.Acquire(ctx)
+	if err != nil {
+		return false, classify("taking the reconciler's lock", err)
+	}
+	defer conn.Release()
+	var got bool
+	if err := conn.QueryRow(ctx, "select pg_try_advisory_lock($1)", int64(reconcilerLock)).Scan(&got); err != nil {
+		return false, classify("taking the reconciler's lock", err)
+	}
+	if !got {
+		return false, nil
+	}
+	defer func() {
+		// The connection goes back to the pool: without this it would keep the lock.
+		unlock, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		if _, err := conn.Exec(unlock, "select pg_advisory_unlock($1)", int64(reconcilerLock)); err != nil {
+			conn.Conn().Close(unlock) //nolint:errcheck // closing is what gives the lock back
+		}
+	}()
+
+	leading, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	done := make(chan error, 1)
+	go func() { done <- do(leading) }()
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case err := <-done:
+			return true, err
+		case <-tick.C:
+			if err := conn.Ping(ctx); err != nil {
+				stop(fmt.Errorf("losing the reconciler's lock: %w", err))
+			}
+		}
+	}
+}
+
+// Watermark reads the planned watermark; the zero value is the start of the feed, of no history.
+func (l *Ledger) Watermark(ctx context.Context) (delivery.Watermark, error) {
+	var w delivery.Watermark
+	err := l.pool.QueryRow(ctx, "select cursor, system, timeline from delivery.watermarks where name = 'planned'").Scan(&w.Cursor, &w.System, &w.Timeline)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return w, classify("reading the watermark", err)
+	}
+	return w, nil
+}
+
+// SetWatermark writes it.
+func (l *Ledger) SetWatermark(ctx context.Context, w delivery.Watermark) error {
+	_, err := l.pool.Exec(ctx, `insert into delivery.watermarks (name, cursor, system, timeline) values ('planned', $1, $2, $3)
+		on conflict (name) do update set cursor = $1, system = $2, timeline = $3, updated_at = clock_timestamp()`, w.Cursor, w.System, w.Timeline)
+	if err != nil {
+		return classify("writing the watermark", err)
+	}
+	return nil
+}
+
+const plannedSince = `
+select u.id, (extract(epoch from clock_timestamp() - p.planned_at) * 1000)::bigint
+  from unnest($1::uuid[]) as u (id) join delivery.plans p on p.event_id = u.id
+union all
+select u.id, -1 from unnest($1::uuid[]) as u (id) join delivery.dead_records d on d.event_id = u.id`
+
+// Planned returns how long ago each of the events was planned; an event that a dead record explains is among them, with
+// a negative time, and one that is neither planned nor explained is not.
+func (l *Ledger) Planned(ctx context.Context, ids []uuid.UUID) (map[uuid.UUID]time.Duration, error) {
+	rows, err := l.pool.Query(ctx, plannedSince, raw(ids))
+	if err != nil {
+		return nil, classify("looking for plans", err)
+	}
+	out := make(map[uuid.UUID]time.Duration, len(ids))
+	var id uuid.UUID
+	var ago int64
+	_, err = pgx.ForEachRow(rows, []any{(*[16]byte)(&id), &ago}, func() error {
+		out[id] = max(out[id], millis(ago))
+		return nil
+	})
+	if err != nil {
+		return nil, classify("looking for plans", err)
+	}
+	return out, nil
+}
+
+// The partial index deliveries_due holds only what is open, in the order in which it is due.
+const overdueDeliveries = `
+select event_id, endpoint_id, generation, epoch, attempts, coalesce(owner, '')
+  from delivery.deliveries
+ where state in ('pending', 'retrying') and next_attempt_at < clock_timestamp() - $1 * interval '1 millisecond'
+ order by next_attempt_at
+ limit $2`
+
+// Overdue returns at most limit deliveries whose attempt has been due for longer than grace, the longest first.
+func (l *Ledger) Overdue(ctx context.Context, grace time.Duration, limit int) ([]delivery.Overdue, error) {
+	rows, err := l.pool.Query(ctx, overdueDeliveries, grace.Milliseconds(), limit)
+	if err != nil {
+		return nil, classify("looking for overdue deliveries", err)
+	}
+	out, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (delivery.Overdue, error) {
+		var o delivery.Overdue
+		err := row.Scan((*[16]byte)(&o.EventID), (*[16]byte)(&o.EndpointID), &o.Generation, &o.Epoch, &o.Number, &o.Owner)
+		o.Number++
+		return o, err
+	})
+	if err != nil {
+		return nil, classify("looking for overdue deliveries", err)
+	}
+	return out, nil
+}
+
+const takeOver = `
+update delivery.deliveries d set epoch = d.epoch + 1, owner = null, state = 'retrying', next_attempt_at = clock_timestamp()
+  from unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::bigint[]) as t (event_id, endpoint_id, generation, epoch)
+ where d.event_id = t.event_id and d.endpoint_id = t.endpoint_id and d.generation = t.generation
+   and d.epoch = t.epoch and d.state in ('pending', 'retrying')
+returning d.event_id, d.endpoint_id, d.generation, d.epoch, d.attempts`
+
+// TakeOver takes away the deliveries whose epoch is still the one that was read, and returns them with their new epoch,
+// due now and without an owner: an Attempt that never comes leaves them overdue again.
+func (l *Ledger) TakeOver(ctx context.Context, overdue []delivery.Overdue) ([]delivery.Overdue, error) {
+	events, endpoints := make([][16]byte, len(overdue)), make([][16]byte, len(overdue))
+	generations, epochs := make([]int64, len(overdue)), make([]int64, len(overdue))
+	for i, o := range overdue {
+		events[i], endpoints[i], generations[i], epochs[i] = o.EventID, o.EndpointID, o.Generation, o.Epoch
+	}
+	rows, err := l.pool.Query(ctx, takeOver, events, endpoints, generations, epochs)
+	if err != nil {
+		return nil, classify("taking deliveries over", err)
+	}
+	out, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (delivery.Overdue, error) {
+		var o delivery.Overdue
+		err := row.Scan((*[16]byte)(&o.EventID), (*[16]byte)(&o.EndpointID), &o.Generation, &o.Epoch, &o.Number)
+		o.Number++
+		return o, err
+	})
+	if err != nil {
+		return nil, classify("taking deliveries over", err)
+	}
+	return out, nil
+}
+
+// openSince reads at most as many open deliveries as a person can make sense of; beyond it the answer is a bound.
+const openSince = `
+select o.merchant_id, min(o.planned_at)
+  from (select merchant_id, planned_at from delivery.deliveries
+         where state in ('pending', 'retrying') order by next_attempt_at limit 20000) o
+ group by o.merchant_id`
+
+// OpenSince returns when the oldest event with a delivery under way was planned, by merchant: the settled watermark. A
+// merchant without open deliveries is not among them. It is for display.
+func (l *Ledger) OpenSince(ctx context.Context) (map[string]time.Time, error) {
+	rows, err := l.pool.Query(ctx, openSince)
+	if err != nil {
+		return nil, classify("reading the settled watermark", err)
+	}
+	out := map[string]time.Time{}
+	var merchant string
+	var since time.Time
+	_, err = pgx.ForEachRow(rows, []any{&merchant, &since}, func() error {
+		out[merchant] = since
+		return nil
+	})
+	if err != nil {
+		return nil, classify("reading the settled watermark", err)
+	}
+	return out, nil
+}

@@ -1,0 +1,441 @@
+package reconcile
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/hookline/hookline/internal/delivery"
+	"github.com/hookline/hookline/internal/event"
+	"github.com/hookline/hookline/internal/platform/logging"
+)
+
+// feed is every committed event, in an order in which nothing can appear behind a cursor below xmin.
+type feed interface {
+	Events(ctx context.Context, after string, limit int, visible bool) (event.FeedPage, error)
+	EventsSince(ctx context.Context, since time.Time, limit int, visible bool) (event.FeedPage, error)
+}
+
+// ledger is what was planned and what is open.
+type ledger interface {
+	Lead(ctx context.Context, do func(context.Context) error) (bool, error)
+	Watermark(ctx context.Context) (delivery.Watermark, error)
+	SetWatermark(ctx context.Context, w delivery.Watermark) error
+	Planned(ctx context.Context, ids []uuid.UUID) (map[uuid.UUID]time.Duration, error)
+	Overdue(ctx context.Context, grace time.Duration, limit int) ([]delivery.Overdue, error)
+	TakeOver(ctx context.Context, overdue []delivery.Overdue) ([]delivery.Overdue, error)
+	OpenSince(ctx context.Context) (map[string]time.Time, error)
+}
+
+// invocations tells which owners will never run again. Its error says nothing about any of them.
+type invocations interface {
+	Ended(ctx context.Context, owners []string) (map[string]bool, error)
+}
+
+// driver hands over what was found.
+type driver interface {
+	Dispatch(ctx context.Context, key string, batch []event.Ref) error
+	Attempt(ctx context.Context, endpointID uuid.UUID, number int, tickets []delivery.Ticket) error
+}
+
+// Bounds of one look.
+const (
+	pageEvents  = 500
+	pagesAtOnce = 40   // what is beyond is looked at when what is before it is planned
+	batchEvents = 64   // as intake's
+	openAtOnce  = 5000 // overdue deliveries read in one look
+)
+
+// Config says how patient the reconciler is. The defaults are for production; the crash tests are less so.
+type Config struct {
+	Interval  time.Duration `env:"RECONCILE_INTERVAL" envDefault:"10s" desc:"between two looks of the reconciler"`
+	Grace     time.Duration `env:"RECONCILE_GRACE" envDefault:"30s" desc:"how long something must look lost before the reconciler drives it"`
+	OverAge   time.Duration `env:"RECONCILE_OVER_AGE" envDefault:"10m" desc:"age from which an unplanned event counts as unaccounted, and is driven even if no later one of its merchant was planned: a backlog is younger"`
+	Rate      int           `env:"RECONCILE_RATE" envDefault:"200" unit:"events/s" desc:"how fast the reconciler drives at most"`
+	Retention time.Duration `env:"TOPIC_RETENTION" envDefault:"168h" desc:"how long the topic keeps its records: after a failover the reconciler looks again from that long ago"`
+}
+
+// Reconciler is one of the workers' loops; the one that holds the ledger's lock does the work. Run it once.
+type Reconciler struct {
+	cfg         Config
+	feed        feed
+	ledger      ledger
+	invocations invocations
+	driver      driver
+	log         *slog.Logger
+	metrics     *reconcileMetrics
+
+	// Of the one goroutine that leads:
+	suspects map[uuid.UUID]*suspect
+	ended    map[string]time.Time // owners, and since when they look ended
+	xmin     int64
+	xminAt   time.Time // when xmin last rose
+	budget   int       // how many may still be driven in this look
+
+	mu     sync.Mutex
+	report Report
+}
+
+// suspect is an event that was seen and had no plan.
+type suspect struct {
+	ref       event.Ref
+	firstSeen time.Time // also when it was last driven: it gets another grace then
+	seen      uint64    // the look that saw it last
+	overtaken bool      // a later event of its merchant was planned longer ago than the grace
+}
+
+// Report is what the reconciler knows, for people.
+type Report struct {
+	Leading     bool               `json:"leading"` // in this process
+	LookedAt    time.Time          `json:"looked_at"`
+	Planned     delivery.Watermark `json:"planned_watermark"`
+	Unplanned   int                `json:"unplanned"`   // events seen without a plan, most of them on their way
+	Unaccounted int                `json:"unaccounted"` // of those, over-age: 0 is the promise
+	// SettledBefore is when the oldest event that still has a delivery under way was planned; zero where none has.
+	SettledBefore time.Time            `json:"settled_before"`
+	Merchants     map[string]time.Time `json:"merchants_settled_before"`
+}
+
+// New makes a Reconciler. Its metrics are added to the registry.
+func New(cfg Config, f feed, l ledger, i invocations, d driver, log *slog.Logger, registry prometheus.Registerer) *Reconciler {
+	return &Reconciler{cfg: cfg, feed: f, ledger: l, invocations: i, driver: d, log: log, metrics: newMetrics(registry)}
+}
+
+// Report returns what the last look found; in a process that does not lead, the zero value.
+func (r *Reconciler) Report() Report {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.report
+}
+
+// Run leads when it can, until ctx ends. It has no other error than ctx's: whatever fails is tried again at the next look.
+func (r *Reconciler) Run(ctx context.Context) error {
+	for {
+		led, err := r.ledger.Lead(ctx, r.lead)
+		r.mu.Lock()
+		r.report = Report{}
+		r.mu.Unlock()
+		r.metrics.leading.Set(0)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			r.log.LogAttrs(ctx, slog.LevelWarn, "not reconciling", slog.Bool("led", led), logging.Error(err))
+		}
+		select {
+		case <-time.After(r.cfg.Interval):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// lead looks again and again. What an earlier leader had seen is forgotten: two looks are two looks of one process.
+func (r *Reconciler) lead(ctx context.Context) error {
+	r.suspects, r.ended, r.xmin, r.budget = map[uuid.UUID]*suspect{}, map[string]time.Time{}, 0, 0
+	r.metrics.leading.Set(1)
+	for look := uint64(1); ; look++ {
+		r.budget = max(1, int(float64(r.cfg.Rate)*r.cfg.Interval.Seconds()))
+		report := Report{Leading: true, LookedAt: time.Now()}
+		// Each part by itself: data-service may be down while deliveries wait to be taken over.
+		for name, part := range map[string]func(context.Context, uint64, *Report) error{
+			"events": r.lookAtEvents, "deliveries": r.lookAtDeliveries, "settled": r.lookAtSettled,
+		} {
+			if err := part(ctx, look, &report); err != nil && ctx.Err() == nil {
+				r.metrics.failures.WithLabelValues(name).Inc()
+				r.log.LogAttrs(ctx, slog.LevelWarn, "a look of the reconciler failed", slog.String("part", name), logging.Error(err))
+			}
+		}
+		r.mu.Lock()
+		r.report = report
+		r.mu.Unlock()
+		r.metrics.looks.Inc()
+		select {
+		case <-time.After(r.cfg.Interval):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// lookAtEvents walks the feed from the watermark on, past the oldest running transaction, and drives what is lost.
+func (r *Reconciler) lookAtEvents(ctx context.Context, look uint64, report *Report) error {
+	mark, err := r.ledger.Watermark(ctx)
+	if err != nil {
+		return err
+	}
+	stored := mark
+	var (
+		page    event.FeedPage
+		pages   [][]event.Ref
+		planned = map[uuid.UUID]time.Duration{}
+		whole   = true // all so far is planned or explained, so the watermark may follow
+		at      = mark.Cursor
+	)
+	for range pagesAtOnce {
+		page, err = r.feed.Events(ctx, at, pageEvents, true)
+		if err != nil {
+			return err
+		}
+		if mark.System != page.System || mark.Timeline != page.Timeline {
+			// Another server's history, or this one's after a failover: cursors of the old one mean nothing.
+			r.log.LogAttrs(ctx, slog.LevelWarn, "the business database has another history: looking again from the topic's retention ago",
+				slog.String("system", page.System), slog.String("timeline", page.Timeline))
+			page, err = r.feed.EventsSince(ctx, time.Now().Add(-r.cfg.Retention), pageEvents, true)
+			if err != nil {
+				return err
+			}
+			mark = delivery.Watermark{System: page.System, Timeline: page.Timeline}
+		}
+		r.followXmin(page)
+		ids := make([]uuid.UUID, len(page.Events))
+		for i, ref := range page.Events {
+			ids[i] = ref.ID
+		}
+		found, err := r.ledger.Planned(ctx, ids)
+		if err != nil {
+			return err
+		}
+		for id, ago := range found {
+			planned[id] = ago
+		}
+		pages = append(pages, page.Events)
+		whole = whole && len(found) == len(ids)
+		if whole && page.Next != "" {
+			mark.Cursor = page.Next
+		}
+		if len(page.Events) > 0 && page.Events[len(page.Events)-1].TxID >= page.Xmin {
+			whole = false // above xmin an event can still appear behind us: seen, and driven, but not passed
+		}
+		at = page.Last
+		if !page.More {
+			break
+		}
+	}
+	if mark != stored {
+		if err := r.ledger.SetWatermark(ctx, mark); err != nil {
+			return err
+		}
+	}
+	report.Planned = mark
+	r.suspect(pages, planned, look)
+	r.count(report)
+	return r.driveEvents(ctx)
+}
+
+// followXmin notes how long the oldest transaction has held back what is visible above it.
+func (r *Reconciler) followXmin(page event.FeedPage) {
+	above := len(page.Events) > 0 && page.Events[len(page.Events)-1].TxID >= page.Xmin
+	if page.Xmin != r.xmin || !above {
+		r.xmin, r.xminAt = page.Xmin, time.Now()
+	}
+	r.metrics.xminAge.Set(time.Since(r.xminAt).Seconds())
+}
+
+// suspect remembers what has no plan, forgets what has one now, and notes who was overtaken.
+func (r *Reconciler) suspect(pages [][]event.Ref, planned map[uuid.UUID]time.Duration, look uint64) {
+	now := time.Now()
+	later := map[string]bool{} // merchants of which a later event was planned longer ago than the grace
+	for _, page := range slices.Backward(pages) {
+		for _, ref := range slices.Backward(page) {
+			if ago, found := planned[ref.ID]; found {
+				if ago > r.cfg.Grace {
+					later[ref.MerchantID] = true
+				}
+				continue
+			}
+			s := r.suspects[ref.ID]
+			if s == nil {
+				s = &suspect{ref: ref, firstSeen: now}
+				r.suspects[ref.ID] = s
+			}
+			s.seen, s.overtaken = look, later[ref.MerchantID]
+		}
+	}
+	for id, s := range r.suspects {
+		if s.seen != look {
+			delete(r.suspects, id)
+		}
+	}
+}
+
+// count is the promise, measured: what is visible, unplanned, unexplained and over-age.
+func (r *Reconciler) count(report *Report) {
+	for _, s := range r.suspects {
+		report.Unplanned++
+		if r.overAge(s) {
+			report.Unaccounted++
+		}
+	}
+	r.metrics.unplanned.Set(float64(report.Unplanned))
+	r.metrics.unaccounted.Set(float64(report.Unaccounted))
+}
+
+// overAge reads the age out of the id, a UUIDv7.
+func (r *Reconciler) overAge(s *suspect) bool {
+	seconds, nanos := s.ref.ID.Time().UnixTime()
+	return time.Since(time.Unix(seconds, nanos)) > r.cfg.OverAge
+}
+
+func (r *Reconciler) driveEvents(ctx context.Context) error {
+	var lost []*suspect
+	overtaken := 0
+	for _, s := range r.suspects {
+		if time.Since(s.firstSeen) < r.cfg.Grace || (!s.overtaken && !r.overAge(s)) {
+			continue // on its way, as far as anybody can tell
+		}
+		lost = append(lost, s)
+	}
+	slices.SortFunc(lost, func(a, b *suspect) int { return slices.Compare(a.ref.ID[:], b.ref.ID[:]) }) // the oldest first
+	lost = lost[:min(len(lost), r.budget)]
+	if len(lost) == 0 {
+		return nil
+	}
+	r.budget -= len(lost)
+	for _, s := range lost {
+		if s.overtaken {
+			overtaken++
+		}
+	}
+	r.log.LogAttrs(ctx, slog.LevelError, "committed events were never planned: driving them",
+		slog.Int("events", len(lost)), slog.Int("overtaken", overtaken), slog.String("first_event_id", lost[0].ref.ID.String()))
+	for batch := range slices.Chunk(lost, batchEvents) {
+		refs := make([]event.Ref, len(batch))
+		for i, s := range batch {
+			refs[i] = s.ref
+		}
+		if err := r.driver.Dispatch(ctx, rand.Text(), refs); err != nil {
+			return fmt.Errorf("driving unplanned events: %w", err)
+		}
+		for _, s := range batch {
+			s.firstSeen = time.Now()
+			r.metrics.redriven.WithLabelValues(reasonOf(s)).Inc()
+		}
+	}
+	return nil
+}
+
+func reasonOf(s *suspect) string {
+	if s.overtaken {
+		return "overtaken"
+	}
+	return "over_age"
+}
+
+// lookAtDeliveries takes over what is overdue: rows whose timer never came, and rows whose owner has ended.
+func (r *Reconciler) lookAtDeliveries(ctx context.Context, _ uint64, _ *Report) error {
+	overdue, err := r.ledger.Overdue(ctx, r.cfg.Grace, openAtOnce)
+	if err != nil {
+		return err
+	}
+	var lost []delivery.Overdue
+	var owners []string
+	for _, o := range overdue {
+		if o.Owner == "" {
+			lost = append(lost, o)
+		} else if !slices.Contains(owners, o.Owner) {
+			owners = append(owners, o.Owner)
+		}
+	}
+	without := len(lost)
+	ended, err := r.endedFor(ctx, owners)
+	if err != nil {
+		// Nothing is known about any owner. Timers that never came are due all the same.
+		r.log.LogAttrs(ctx, slog.LevelWarn, "owners of deliveries cannot be looked up", logging.Error(err))
+	}
+	for _, o := range overdue {
+		if o.Owner != "" && ended[o.Owner] {
+			lost = append(lost, o)
+		}
+	}
+	lost = lost[:min(len(lost), r.budget)]
+	if len(lost) == 0 {
+		return nil
+	}
+	r.budget -= len(lost)
+	r.log.LogAttrs(ctx, slog.LevelWarn, "deliveries that nobody attempts are taken over", slog.Int("deliveries", len(lost)))
+	r.metrics.redriven.WithLabelValues("overdue").Add(float64(min(without, len(lost))))
+	r.metrics.redriven.WithLabelValues("owner_ended").Add(float64(max(0, len(lost)-without)))
+	taken, err := r.ledger.TakeOver(ctx, lost)
+	if err != nil {
+		return err
+	}
+	return r.sendAttempts(ctx, taken)
+}
+
+// endedFor returns the owners that have looked ended for a grace, in two looks at least.
+func (r *Reconciler) endedFor(ctx context.Context, owners []string) (map[string]bool, error) {
+	out := map[string]bool{}
+	if len(owners) == 0 {
+		clear(r.ended)
+		return out, nil
+	}
+	ended, err := r.invocations.Ended(ctx, owners)
+	if err != nil {
+		return out, err
+	}
+	now := time.Now()
+	for owner := range r.ended {
+		if !ended[owner] {
+			delete(r.ended, owner) // gone from the ledger, or running again
+		}
+	}
+	for owner, is := range ended {
+		if !is {
+			continue
+		}
+		since, before := r.ended[owner]
+		if !before {
+			r.ended[owner] = now
+			continue
+		}
+		out[owner] = now.Sub(since) >= r.cfg.Grace
+	}
+	return out, nil
+}
+
+func (r *Reconciler) sendAttempts(ctx context.Context, taken []delivery.Overdue) error {
+	type list struct {
+		endpoint uuid.UUID
+		number   int
+	}
+	tickets := map[list][]delivery.Ticket{}
+	for _, o := range taken {
+		key := list{o.EndpointID, o.Number}
+		tickets[key] = append(tickets[key], delivery.Ticket{EventID: o.EventID, Generation: o.Generation, Epoch: o.Epoch})
+	}
+	for key, all := range tickets {
+		for chunk := range slices.Chunk(all, batchEvents) {
+			if err := r.driver.Attempt(ctx, key.endpoint, key.number, chunk); err != nil {
+				return fmt.Errorf("sending attempts of deliveries taken over: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+func (r *Reconciler) lookAtSettled(ctx context.Context, _ uint64, report *Report) error {
+	open, err := r.ledger.OpenSince(ctx)
+	if err != nil {
+		return err
+	}
+	report.Merchants = open
+	for _, since := range open {
+		if report.SettledBefore.IsZero() || since.Before(report.SettledBefore) {
+			report.SettledBefore = since
+		}
+	}
+	age := 0.0
+	if !report.SettledBefore.IsZero() {
+		age = time.Since(report.SettledBefore).Seconds()
+	}
+	r.metrics.settledAge.Set(age)
+	return nil
+}
