@@ -133,6 +133,11 @@ func (in *Intake) take(calls context.Context, records []event.Record) {
 		in.metrics.records.Inc()
 		name := event.Partition{Topic: record.Topic, ID: record.Partition}
 		p := in.partitions[name]
+		if p != nil && record.Offset < p.next {
+			// The log was cut or made anew, and the consumer starts again: what is under way is of the old one.
+			in.remove(name, p)
+			p = nil
+		}
 		if p == nil {
 			p = &partition{}
 			in.partitions[name] = p
@@ -230,8 +235,12 @@ func (in *Intake) call(ctx context.Context, batch []item) {
 	if ended {
 		in.metrics.batches.Inc()
 		in.metrics.seconds.Observe(time.Since(began).Seconds())
-		for _, each := range batch {
+	}
+	for _, each := range batch {
+		if ended {
 			in.finish(each.origin, each.record)
+		} else {
+			in.release(each.origin, each.record)
 		}
 	}
 	in.wake()
@@ -241,41 +250,46 @@ func (in *Intake) call(ctx context.Context, batch []item) {
 func (in *Intake) bury(ctx context.Context, p *partition, record event.Record, cause error) {
 	in.log.LogAttrs(ctx, slog.LevelError, "a record cannot be read", slog.String("topic", record.Topic),
 		slog.Int("partition", int(record.Partition)), slog.Int64("offset", record.Offset), logging.Error(cause))
-	backoff := 50 * time.Millisecond
-	for {
-		err := in.graveyard.Bury(ctx, delivery.DeadRecord{
-			Topic: record.Topic, Partition: record.Partition, Offset: record.Offset,
-			Reason: delivery.ReasonUndecodable, Detail: cause.Error(), Key: record.Key, Value: record.Value,
-		})
-		if err == nil {
-			break
-		}
+	dead := delivery.DeadRecord{
+		Topic: record.Topic, Partition: record.Partition, Offset: record.Offset,
+		Reason: delivery.ReasonUndecodable, Detail: cause.Error(), Key: record.Key, Value: record.Value,
+	}
+	err := in.graveyard.Bury(ctx, dead)
+	for backoff := 50 * time.Millisecond; err != nil && ctx.Err() == nil; backoff = min(2*backoff, 2*time.Second) {
 		in.log.LogAttrs(ctx, slog.LevelWarn, "a dead record waits for the ledger", logging.Error(err))
 		select {
 		case <-time.After(backoff):
-			backoff = min(2*backoff, 2*time.Second)
+			err = in.graveyard.Bury(ctx, dead)
 		case <-ctx.Done():
-			return
 		}
 	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	in.finish(p, record)
+	if err == nil {
+		in.finish(p, record)
+	} else {
+		in.release(p, record)
+	}
 	in.wake()
 }
 
 // finish marks as far as the partition is done without a gap. A partition that has left this member is not marked.
 func (in *Intake) finish(p *partition, record event.Record) {
 	last, grown := p.finish(record.Offset)
-	p.held--
-	name := event.Partition{Topic: record.Topic, ID: record.Partition}
-	if in.partitions[name] != p {
-		return // revoked or lost meanwhile, and taken off the books then
-	}
-	in.held--
-	if grown {
+	if in.release(p, record) && grown {
 		in.consumer.Mark(last)
 	}
+}
+
+// release takes a record off the books, and reports whether its partition is still this member's. What is cut by a
+// stop is released too, or leaving the group would wait for it.
+func (in *Intake) release(p *partition, record event.Record) bool {
+	p.held--
+	if in.partitions[event.Partition{Topic: record.Topic, ID: record.Partition}] != p {
+		return false // revoked or lost meanwhile, and taken off the books then
+	}
+	in.held--
+	return true
 }
 
 // Revoked lets batches in flight end, for 5 s at most, and forgets the partitions.
@@ -317,16 +331,19 @@ func (in *Intake) forget(names []event.Partition) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	for _, name := range names {
-		p := in.partitions[name]
-		if p == nil {
-			continue
+		if p := in.partitions[name]; p != nil {
+			in.remove(name, p)
+			in.metrics.forget(name)
 		}
-		in.drop(p)
-		in.held -= p.held // what is in flight counts no more, and is not marked when it ends
-		delete(in.partitions, name)
-		in.metrics.forget(name)
 	}
 	in.wake()
+}
+
+// remove takes a partition off the books. What is in flight counts no more, and is not marked when it ends.
+func (in *Intake) remove(name event.Partition, p *partition) {
+	in.drop(p)
+	in.held -= p.held
+	delete(in.partitions, name)
 }
 
 // drop takes the partition's records out of the queue.
@@ -334,6 +351,7 @@ func (in *Intake) drop(p *partition) {
 	dropped := in.queue.drop(p)
 	p.held -= dropped
 	in.held -= dropped
+	in.metrics.waiting.Set(float64(in.queue.length))
 }
 
 // wake tells whoever waits that something changed. It is called with the lock held.

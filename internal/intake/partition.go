@@ -7,6 +7,7 @@ type partition struct {
 	open []openRecord // in offset order
 	head int          // index of the first that is not done
 	held int          // records taken and not finished, waiting or under way
+	next int64        // the least offset that can come
 }
 
 type openRecord struct {
@@ -14,11 +15,12 @@ type openRecord struct {
 	done   bool
 }
 
-// take adds a record; records come in offset order.
+// take adds a record; its offset is not below next.
 func (p *partition) take(record event.Record) {
 	record.Key, record.Value = nil, nil // the offset is all that is needed from here on
 	p.open = append(p.open, openRecord{record: record})
 	p.held++
+	p.next = record.Offset + 1
 }
 
 // finish marks the record at offset as done. It returns the last record of the finished prefix when that grew.
