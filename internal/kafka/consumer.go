@@ -24,12 +24,18 @@ type Rebalance interface {
 type Consumer struct {
 	client *kgo.Client
 	log    *slog.Logger
+	cut    context.CancelFunc // ends the commits of revoked partitions
 }
+
+// commitPatience bounds a commit while the group waits for it: with what Revoked may take it stays below the
+// rebalance's own time-out, after which the group would go on without this member.
+const commitPatience = 5 * time.Second
 
 // NewConsumer joins the group for the topic. A group without a commit begins at the topic's start: what was written
 // before the first worker came is not skipped.
 func NewConsumer(cfg Config, group string, rebalance Rebalance, log *slog.Logger, hooks ...kgo.Hook) (*Consumer, error) {
-	c := &Consumer{log: log}
+	commits, cut := context.WithCancel(context.Background())
+	c := &Consumer{log: log, cut: cut}
 	opts := append(cfg.Options(),
 		kgo.ConsumeTopics(cfg.Topic),
 		kgo.ConsumerGroup(group),
@@ -47,6 +53,8 @@ func NewConsumer(cfg Config, group string, rebalance Rebalance, log *slog.Logger
 		kgo.WithHooks(hooks...),
 		kgo.OnPartitionsRevoked(func(ctx context.Context, client *kgo.Client, revoked map[string][]int32) {
 			rebalance.Revoked(ctx, partitions(revoked))
+			ctx, cancel := context.WithTimeout(commits, commitPatience)
+			defer cancel()
 			if err := client.CommitMarkedOffsets(ctx); err != nil {
 				log.LogAttrs(ctx, slog.LevelWarn, "offsets of revoked partitions are not committed: their records come again", logging.Error(err))
 			}
@@ -57,6 +65,7 @@ func NewConsumer(cfg Config, group string, rebalance Rebalance, log *slog.Logger
 	)
 	client, err := kgo.NewClient(opts...)
 	if err != nil {
+		cut()
 		return nil, fmt.Errorf("making a Kafka consumer: %w", err)
 	}
 	c.client = client
@@ -103,10 +112,19 @@ func (c *Consumer) Ping(ctx context.Context) error {
 	return nil
 }
 
-// Close commits what is marked and leaves the group, within ctx.
+// Close commits what is marked and leaves the group, within ctx; nothing is marked any more. A group that cannot be
+// told notices by itself that the member is gone.
 func (c *Consumer) Close(ctx context.Context) error {
+	defer c.cut()
+	stop := context.AfterFunc(ctx, c.cut) // leaving revokes, and that commits once more
+	defer stop()
 	err := c.client.CommitMarkedOffsets(ctx)
-	c.client.CloseAllowingRebalance()
+	c.client.AllowRebalance()
+	// Without it the client's own Close would try to leave as long as it retries any request.
+	if leaving := c.client.LeaveGroupContext(ctx); leaving != nil {
+		c.log.LogAttrs(ctx, slog.LevelWarn, "the consumer group is left without a word", logging.Error(leaving))
+	}
+	c.client.Close()
 	if err != nil {
 		return fmt.Errorf("committing offsets: %w", err)
 	}
