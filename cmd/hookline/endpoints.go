@@ -30,7 +30,7 @@ func endpoints(ctx context.Context, args []string, stdout, stderr io.Writer) err
 	case "list":
 		return listEndpoints(ctx, args[1:], stdout)
 	case "-h", "-help", "--help":
-		return helpText("Usage: hookline endpoints add --merchant M --url U [flags]\n       hookline endpoints list [flags]\n\nEach has --help.\n")
+		return helpError("Usage: hookline endpoints add --merchant M --url U [flags]\n       hookline endpoints list [flags]\n\nEach has --help.\n")
 	default:
 		return wrongUsage(verbs)
 	}

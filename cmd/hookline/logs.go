@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -91,7 +90,7 @@ func (t *tail) last(w io.Writer, n int) error {
 func (t *tail) next(w io.Writer) error {
 	file, err := os.Open(t.file)
 	if err != nil {
-		return nil //nolint:nilerr // it is being rotated: next time
+		return nil // it is being rotated: next time
 	}
 	defer file.Close()
 	if info, err := file.Stat(); err == nil && info.Size() < t.offset {
@@ -107,10 +106,11 @@ func (t *tail) next(w io.Writer) error {
 }
 
 func (t *tail) print(w io.Writer, content []byte) error {
-	out := bufio.NewWriter(w)
+	var out bytes.Buffer
 	for line := range bytes.Lines(content) {
 		out.WriteString(t.prefix)
 		out.Write(line)
 	}
-	return out.Flush()
+	_, err := out.WriteTo(w)
+	return err
 }

@@ -111,11 +111,11 @@ func wrongUsage(format string, args ...any) error {
 	return &usageError{problem: fmt.Sprintf(format, args...)}
 }
 
-// helpText is the answer to --help, on its way to stdout.
-type helpText string
+// helpError is the answer to --help, on its way to stdout.
+type helpError string
 
-func (h helpText) Error() string        { return string(h) }
-func (h helpText) Is(target error) bool { return target == flag.ErrHelp } //nolint:errorlint // flag's own value
+func (h helpError) Error() string        { return string(h) }
+func (h helpError) Is(target error) bool { return target == flag.ErrHelp }
 
 // newFlags returns the flag set of a verb. Parse it with parse.
 func newFlags(name string) *flag.FlagSet {
@@ -158,7 +158,7 @@ func help(fs *flag.FlagSet, synopsis, about string) error {
 		fs.SetOutput(&text)
 		fs.PrintDefaults()
 	}
-	return helpText(text)
+	return helpError(text)
 }
 
 // writer collects what is printed into it.

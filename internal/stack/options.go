@@ -91,8 +91,8 @@ func (o Options) Complete() (Options, error) {
 		return o, fmt.Errorf("--kafka (or %s) is %s or %s, not %q", EnvKafka, KafkaFake, KafkaApache, o.Kafka)
 	}
 	// The highest port of ours is 19093.
-	if o.PortOffset < 0 || o.PortOffset > 40000 {
-		return o, fmt.Errorf("--port-offset (or %s) is 0 to 40000, not %d", EnvPortOffset, o.PortOffset)
+	if o.PortOffset < 0 || o.PortOffset > 46000 {
+		return o, fmt.Errorf("--port-offset (or %s) is 0 to 46000, not %d", EnvPortOffset, o.PortOffset)
 	}
 	if o.BinDir == "" {
 		executable, err := os.Executable()

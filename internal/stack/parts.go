@@ -48,15 +48,16 @@ type programs struct {
 // parts are the components, with what identifies each one's build and settings.
 func (s *stack) parts(ctx context.Context, p programs) (map[string]*part, error) {
 	database := s.server(p.postgres)
+	outliving := context.WithoutCancel(ctx) // the end of a command's context would kill what it started
 	out := map[string]*part{
 		Postgres: {
-			command:     func() (*exec.Cmd, error) { return database.Command(context.Background()) }, // it outlives us
+			command:     func() (*exec.Cmd, error) { return database.Command(outliving) },
 			prepare:     s.preparePostgres(database),
 			restartable: postgresMayStartLater,
 		},
 		Restate: {
 			command: func() (*exec.Cmd, error) {
-				return s.restate(p.restate).Command(context.Background()), nil
+				return s.restate(p.restate).Command(outliving), nil
 			},
 		},
 		Kafka: {

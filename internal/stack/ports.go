@@ -90,7 +90,7 @@ func (s *stack) register(dir string) error {
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return fmt.Errorf("making the registry: %w", err)
 	}
-	os.Chmod(dir, 0o777|fs.ModeSticky) // past the umask; fails where another user made it, and did this
+	_ = os.Chmod(dir, 0o777|fs.ModeSticky) // past the umask; fails where another user made it, and did this
 	workDir, _ := os.Getwd()
 	executable, _ := os.Executable()
 	return process.WriteJSON(file, registration{

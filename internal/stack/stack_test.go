@@ -100,7 +100,7 @@ func TestOptionsAreChecked(t *testing.T) {
 	require.Equal(t, KafkaFake, complete.Kafka)
 	require.True(t, filepath.IsAbs(complete.Dir))
 	for want, bad := range map[string]Options{
-		"INTAKE": {Intake: "both"}, "--kafka": {Kafka: "redpanda"}, "--port-offset": {PortOffset: -1}, "0 to 40000": {PortOffset: 50000},
+		"INTAKE": {Intake: "both"}, "--kafka": {Kafka: "redpanda"}, "--port-offset": {PortOffset: -1}, "0 to 46000": {PortOffset: 50000},
 	} {
 		_, err := bad.Complete()
 		require.ErrorContains(t, err, want)
@@ -242,12 +242,12 @@ func TestDoctorNamesWhatIsMissingAndHowToGetIt(t *testing.T) {
 func TestDoctorTellsWhoHoldsAPort(t *testing.T) {
 	t.Parallel()
 	port := listen(t)
-	checks, err := Doctor(t.Context(), Options{Dir: t.TempDir(), PortOffset: port - ports[CDCRelay][0]})
+	checks, err := Doctor(t.Context(), Options{Dir: t.TempDir(), PortOffset: port - ports[Kafka][0]})
 	require.NoError(t, err)
 	for _, check := range checks {
 		if check.Name == "ports" {
 			require.False(t, check.OK)
-			require.Contains(t, check.Detail, strconv.Itoa(port)+", which cdc-relay needs")
+			require.Contains(t, check.Detail, strconv.Itoa(port)+", which kafka needs")
 			require.NotEmpty(t, check.Fix)
 			return
 		}

@@ -318,7 +318,7 @@ func (s *stack) start(ctx context.Context, p *part) error {
 var errEnded = errors.New("it ended before it was ready")
 
 // await waits until the component is ready, or exited tells that it never will be.
-func (s *stack) await(ctx context.Context, name string, exited <-chan error) error {
+func (s *stack) await(ctx context.Context, name string, exited <-chan struct{}) error {
 	const patience = 90 * time.Second
 	deadline := time.NewTimer(patience)
 	defer deadline.Stop()
@@ -350,8 +350,8 @@ func (s *stack) await(ctx context.Context, name string, exited <-chan error) err
 }
 
 // ended closes its channel when the process in the record, which is no child of ours, has ended.
-func ended(ctx context.Context, recordFile string) <-chan error {
-	exited := make(chan error)
+func ended(ctx context.Context, recordFile string) <-chan struct{} {
+	exited := make(chan struct{})
 	go func() {
 		tick := time.NewTicker(100 * time.Millisecond)
 		defer tick.Stop()
@@ -474,7 +474,11 @@ func lastWords(log string) string {
 			continue
 		}
 		last = line
-		var entry struct{ Level, Msg, Error string }
+		var entry struct {
+			Level string `json:"level"`
+			Msg   string `json:"msg"`
+			Error string `json:"error"`
+		}
 		if json.Unmarshal([]byte(line), &entry) == nil && entry.Msg != "" {
 			last = strings.TrimSuffix(entry.Msg+": "+entry.Error, ": ")
 			if entry.Level == "ERROR" {

@@ -144,8 +144,8 @@ func WriteJSON(name string, v any, mode fs.FileMode) error {
 }
 
 // Start runs cmd in a session, and so in a process group, of its own, with its output appended to the log
-// file. The process lives on when we end. The channel gets the process's end while we live.
-func Start(cmd *exec.Cmd, logFile string) (Identity, <-chan error, error) {
+// file. The process lives on when we end. The channel is closed when it ends while we live.
+func Start(cmd *exec.Cmd, logFile string) (Identity, <-chan struct{}, error) {
 	if err := rotate(logFile); err != nil {
 		return Identity{}, nil, err
 	}
@@ -169,9 +169,9 @@ func Start(cmd *exec.Cmd, logFile string) (Identity, <-chan error, error) {
 	if err != nil {
 		return Identity{}, nil, errors.Join(err, cmd.Process.Kill())
 	}
-	exited := make(chan error, 1)
+	exited := make(chan struct{})
 	go func() {
-		exited <- cmd.Wait()
+		_ = cmd.Wait() // why it ended is in its log
 		close(exited)
 	}()
 	return identity, exited, nil

@@ -279,7 +279,10 @@ func makeLinks(pkg string) error {
 	if err != nil {
 		return fmt.Errorf("reading the list of links: %w", err)
 	}
-	var links []struct{ Source, Target string }
+	var links []struct {
+		Source string `json:"source"`
+		Target string `json:"target"`
+	}
 	if err := json.Unmarshal(content, &links); err != nil {
 		return fmt.Errorf("reading the list of links: %w", err)
 	}
@@ -298,7 +301,12 @@ func makeLinks(pkg string) error {
 
 // openToAll lets everybody read the files and enter the directories, whatever the umask was.
 func openToAll(dir string) error {
-	return filepath.WalkDir(dir, func(name string, entry fs.DirEntry, err error) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return fmt.Errorf("opening the download to all: %w", err)
+	}
+	defer root.Close()
+	return fs.WalkDir(root.FS(), ".", func(name string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.Type()&fs.ModeSymlink != 0 {
 			return err
 		}
@@ -310,7 +318,7 @@ func openToAll(dir string) error {
 		if entry.IsDir() || mode&0o100 != 0 {
 			mode |= 0o111
 		}
-		return os.Chmod(name, mode)
+		return root.Chmod(name, mode)
 	})
 }
 

@@ -110,22 +110,22 @@ func ready(ctx context.Context, exited <-chan error) error {
 	}
 }
 
-// freePorts holds all of them open until it has enough, so that they differ.
+// freePorts holds each port open until it has the next, so that they differ.
 func freePorts(n int) ([]int, error) {
-	var ports []int
-	for range n {
-		l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, fmt.Errorf("finding a free port: %w", err)
-		}
-		defer l.Close()
-		addr, ok := l.Addr().(*net.TCPAddr)
-		if !ok {
-			return nil, fmt.Errorf("finding a free port: %s is no TCP address", l.Addr())
-		}
-		ports = append(ports, addr.Port)
+	if n == 0 {
+		return nil, nil
 	}
-	return ports, nil
+	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, fmt.Errorf("finding a free port: %w", err)
+	}
+	defer l.Close()
+	addr, ok := l.Addr().(*net.TCPAddr)
+	if !ok {
+		return nil, fmt.Errorf("finding a free port: %s is no TCP address", l.Addr())
+	}
+	rest, err := freePorts(n - 1)
+	return append(rest, addr.Port), err
 }
 
 // startOnOwnThread starts cmd on an operating system thread that lives as long as cmd does: the signal of
