@@ -20,7 +20,7 @@ type Config struct {
 
 	Linger             time.Duration `env:"RELAY_LINGER" envDefault:"0s" desc:"how long a record waits for others to share its batch; 5ms at 500 events/s halves Kafka's CPU for 0.8 ms of latency"`
 	Compression        string        `env:"COMPRESSION" envDefault:"lz4" unit:"none, gzip, snappy, lz4 or zstd" desc:"the codec of the batches"`
-	MaxRecordBytes     int           `env:"MAX_RECORD_BYTES" envDefault:"1000000" unit:"bytes" desc:"the topic's max.message.bytes, or less; a larger row goes without its payload"`
+	MaxRecordBytes     int32         `env:"MAX_RECORD_BYTES" envDefault:"1000000" unit:"bytes" desc:"the topic's max.message.bytes, or less; a larger row goes without its payload"`
 	MaxInFlightRecords int           `env:"MAX_IN_FLIGHT_RECORDS" envDefault:"10000" desc:"how many records may wait for Kafka's acknowledgement before the stream is read no further"`
 	MaxInFlightBytes   int           `env:"MAX_IN_FLIGHT_BYTES" envDefault:"67108864" unit:"bytes" desc:"the same in bytes"`
 	Heartbeat          time.Duration `env:"HEARTBEAT" envDefault:"30s" desc:"how long the slot's position may stand still behind the WAL before a heartbeat is written to it; 0 means for ever"`

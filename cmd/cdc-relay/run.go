@@ -35,7 +35,7 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger, started func(addr 
 
 	events := relay.New(source, producer, relay.Options{
 		Log: log, Metrics: counts,
-		MaxRecordBytes:     cfg.MaxRecordBytes - recordOverhead,
+		MaxRecordBytes:     int(cfg.MaxRecordBytes) - recordOverhead,
 		MaxInFlightRecords: cfg.MaxInFlightRecords,
 		MaxInFlightBytes:   cfg.MaxInFlightBytes,
 		Heartbeat:          cfg.Heartbeat,

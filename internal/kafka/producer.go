@@ -25,7 +25,7 @@ type ProducerOptions struct {
 	// Compression is none, gzip, snappy, lz4 or zstd.
 	Compression string
 	// MaxBatchBytes is the topic's max.message.bytes: Kafka measures batches by it.
-	MaxBatchBytes int
+	MaxBatchBytes int32
 	// ConnectFailed, where set, is called at every failure to connect to a broker.
 	ConnectFailed func()
 	Log           *slog.Logger
@@ -67,7 +67,7 @@ func NewProducer(cfg Config, opts ProducerOptions) (*Producer, error) {
 		// By the hash of the key, as Kafka's own clients do; records without one stay together in a batch.
 		kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)),
 		kgo.ProducerBatchCompression(codec),
-		kgo.ProducerBatchMaxBytes(int32(min(opts.MaxBatchBytes, math.MaxInt32))),
+		kgo.ProducerBatchMaxBytes(opts.MaxBatchBytes),
 		kgo.ProducerLinger(opts.Linger),
 		kgo.ProduceRequestTimeout(5*time.Second),
 		// The default gives a record up when its topic is unknown four times. It may be made late, or be
@@ -86,7 +86,8 @@ func NewProducer(cfg Config, opts ProducerOptions) (*Producer, error) {
 // not either. An error is one that no retry mends; it is of class fault.TooLarge where the record, or the
 // batch that it was in, is larger than the topic takes.
 func (p *Producer) Produce(key, value []byte, done func(error)) {
-	p.client.Produce(context.Background(), &kgo.Record{Key: key, Value: value}, func(_ *kgo.Record, err error) {
+	ctx := context.Background() //nolint:forbidigo // a record outlives what read it: only its acknowledgement ends it
+	p.client.Produce(ctx, &kgo.Record{Key: key, Value: value}, func(_ *kgo.Record, err error) {
 		if errors.Is(err, kerr.MessageTooLarge) || errors.Is(err, kerr.RecordListTooLarge) {
 			err = fault.Wrap(err, fault.TooLarge, "the record is larger than the topic takes")
 		}
@@ -142,6 +143,7 @@ func (h connectHook) OnBrokerConnect(broker kgo.BrokerMetadata, _ time.Duration,
 	if h.failed != nil {
 		h.failed()
 	}
-	h.log.LogAttrs(context.Background(), slog.LevelWarn, "connecting to Kafka",
+	ctx := context.Background() //nolint:forbidigo // the client's own connection: no caller's
+	h.log.LogAttrs(ctx, slog.LevelWarn, "connecting to Kafka",
 		slog.String("host", broker.Host), slog.Int("port", int(broker.Port)), logging.Error(err))
 }

@@ -49,7 +49,7 @@ func TestProducerWaitsForAllReplicasAndRetriesWhatCanBeRetried(t *testing.T) {
 	t.Cleanup(cluster.Close)
 	var acks atomic.Int32
 	cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.NotEnoughReplicas, Count: 3, When: func(r kmsg.Request) bool {
-		acks.Store(int32(r.(*kmsg.ProduceRequest).Acks)) //nolint:forcetypeassert // a produce request, by its key
+		acks.Store(int32(r.(*kmsg.ProduceRequest).Acks))
 		return true
 	}})
 	for _, compression := range []string{"none", "gzip", "snappy", "lz4", "zstd"} {
@@ -83,7 +83,7 @@ func TestProducerTellsWhatIsTooLarge(t *testing.T) {
 	noise := func(n int) []byte {
 		out := make([]byte, n)
 		for i := range out {
-			out[i] = byte(rand.Uint32()) //nolint:gosec // noise
+			out[i] = byte(rand.Uint32())
 		}
 		return out
 	}

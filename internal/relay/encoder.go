@@ -136,6 +136,7 @@ func (e *encoder) write(values [][]byte, size int, stub bool, longest int) recor
 			r.payloadStart, r.payloadEnd = start, len(dst)
 		}
 	}
-	r.value = append(dst, '}')
+	dst = append(dst, '}')
+	r.value = dst
 	return r
 }

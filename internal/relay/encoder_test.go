@@ -18,9 +18,16 @@ import (
 
 // domainEvents is the table as the server announces it.
 var domainEvents = &wal.Relation{ID: 1, Schema: "public", Name: "domain_events", Columns: []wal.Column{
-	{Name: "id", Type: 2950}, {Name: "sequence", Type: 20}, {Name: "txid", Type: 20}, {Name: "event_type", Type: 25},
-	{Name: "object_type", Type: 25}, {Name: "object_id", Type: 25}, {Name: "object_version", Type: 20},
-	{Name: "merchant_id", Type: 25}, {Name: "payload", Type: 3802}, {Name: "traceparent", Type: 25},
+	{Name: "id", Type: 2950},
+	{Name: "sequence", Type: 20},
+	{Name: "txid", Type: 20},
+	{Name: "event_type", Type: 25},
+	{Name: "object_type", Type: 25},
+	{Name: "object_id", Type: 25},
+	{Name: "object_version", Type: 20},
+	{Name: "merchant_id", Type: 25},
+	{Name: "payload", Type: 3802},
+	{Name: "traceparent", Type: 25},
 	{Name: "created_at", Type: 1184},
 }}
 

@@ -145,8 +145,8 @@ func (r *reader) uint64() uint64 {
 
 // time reads microseconds since 2000.
 func (r *reader) time() time.Time {
-	const epoch = 946_684_800_000_000 // 2000-01-01 in Unix microseconds
-	return time.UnixMicro(int64(r.uint64()) + epoch)
+	const epoch = 946_684_800_000_000                // 2000-01-01 in Unix microseconds
+	return time.UnixMicro(int64(r.uint64()) + epoch) //nolint:gosec // a signed number on the wire
 }
 
 // text reads a zero-terminated string.

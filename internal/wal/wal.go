@@ -13,7 +13,7 @@ import (
 type LSN uint64
 
 // String writes the LSN as PostgreSQL does.
-func (l LSN) String() string { return fmt.Sprintf("%X/%X", uint32(l>>32), uint32(l)) }
+func (l LSN) String() string { return fmt.Sprintf("%X/%X", uint64(l)>>32, uint64(l)&0xFFFFFFFF) }
 
 // Column is a column of a relation.
 type Column struct {

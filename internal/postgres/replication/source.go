@@ -103,8 +103,7 @@ func (s *Source) Connect(ctx context.Context) (time.Duration, error) {
 // Next waits for a message and reads it into m. An error ends the connection: Disconnect, then Connect again.
 func (s *Source) Next(m *wal.Message) error {
 	for {
-		// Background: another context would cost a goroutine per message. Interrupt ends the wait.
-		received, err := s.conn.ReceiveMessage(context.Background())
+		received, err := s.conn.ReceiveMessage(context.Background()) //nolint:forbidigo // another one costs a goroutine per message; Interrupt ends the wait
 		if err != nil {
 			return fmt.Errorf("reading from the slot %s: %w", s.cfg.Slot, err)
 		}
@@ -149,7 +148,7 @@ func (s *Source) Interrupt() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.conn != nil {
-		s.conn.Conn().SetReadDeadline(time.Unix(1, 0)) // fails only on a closed connection, where Next fails too
+		_ = s.conn.Conn().SetReadDeadline(time.Unix(1, 0)) // fails only on a closed connection, where Next fails too
 	}
 }
 
@@ -160,7 +159,7 @@ func (s *Source) Confirm(lsn wal.LSN, replyRequested bool) error {
 	if err := s.conn.Conn().SetWriteDeadline(time.Now().Add(keepAliveLongest)); err != nil {
 		return fmt.Errorf("confirming %s: %w", lsn, err)
 	}
-	err := pglogrepl.SendStandbyStatusUpdate(context.Background(), s.conn, pglogrepl.StandbyStatusUpdate{
+	err := pglogrepl.SendStandbyStatusUpdate(context.Background(), s.conn, pglogrepl.StandbyStatusUpdate{ //nolint:forbidigo // it is not looked at
 		WALWritePosition: pglogrepl.LSN(lsn), ReplyRequested: replyRequested,
 	})
 	if err != nil {
@@ -192,7 +191,7 @@ func (s *Source) Disconnect(ctx context.Context) {
 		return
 	}
 	for {
-		received, err := conn.ReceiveMessage(context.Background())
+		received, err := conn.ReceiveMessage(context.Background()) //nolint:forbidigo // the deadline is ctx's
 		if err != nil {
 			return
 		}
