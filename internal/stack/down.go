@@ -103,5 +103,6 @@ func (s *stack) down(ctx context.Context) error {
 	if err := s.stopOrphans(ctx); err != nil {
 		return err
 	}
-	return s.register(registryDir)
+	s.announce()
+	return nil
 }

@@ -112,6 +112,17 @@ func TestOptionsAreChecked(t *testing.T) {
 	require.ErrorContains(t, err, "HOOKLINE_PORT_OFFSET")
 }
 
+func TestPortsOfAStackThatExistsStay(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	require.NoError(t, process.WriteJSON(filepath.Join(dir, "stack.json"), settings{Intake: IntakeBatches, Kafka: KafkaFake, PortOffset: 100}, 0o600))
+	_, err := Up(t.Context(), Options{Dir: dir, BinDir: t.TempDir()}, nil)
+	require.ErrorContains(t, err, "was made with --port-offset 100: give that again")
+	status, err := ReadStatus(t.Context(), dir)
+	require.NoError(t, err)
+	require.Equal(t, "127.0.0.1:3101", status.Address(PaymentsAPI))
+}
+
 func listen(t *testing.T) int {
 	t.Helper()
 	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")

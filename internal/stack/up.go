@@ -62,6 +62,11 @@ var needs = map[string][]string{
 }
 
 func (s *stack) up(ctx context.Context) error {
+	if s.was.Intake != "" && s.was.PortOffset != s.PortOffset {
+		// Restate's registrations, and the invocations that are under way, hold addresses.
+		return fmt.Errorf("the stack in %s was made with --port-offset %d: give that again, or start anew after hookline down --purge",
+			s.Dir, s.was.PortOffset)
+	}
 	if err := s.stopOrphans(ctx); err != nil {
 		return err
 	}
@@ -98,7 +103,15 @@ func (s *stack) up(ctx context.Context) error {
 		return err
 	}
 	err = s.run(ctx, parts, toStart)
-	return errors.Join(err, s.register(registryDir))
+	s.announce()
+	return err
+}
+
+// announce registers the stack. Nothing but a message to other users rests on it.
+func (s *stack) announce() {
+	if err := s.register(registryDir); err != nil {
+		s.say("other users' stacks will not know whose the ports are: %s", err)
+	}
 }
 
 // run starts what is to be started, each as soon as what it needs is ready.
@@ -242,9 +255,7 @@ func (s *stack) emptyOldKafka(ctx context.Context) error {
 		return nil
 	}
 	s.say("waiting until the worker has taken what %s holds", s.was.Kafka)
-	old := *s
-	old.Kafka, old.PortOffset = s.was.Kafka, s.was.PortOffset
-	if err := old.drainKafka(ctx); err != nil {
+	if err := s.drainKafka(ctx); err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}

@@ -211,6 +211,8 @@ func Orphans(stateDir string, known []Identity) []Orphan {
 	if err != nil {
 		return nil
 	}
+	// A container may have a state directory of the same name.
+	world, _ := os.Readlink("/proc/self/ns/mnt")
 	isKnown := map[int]bool{}
 	for _, each := range known {
 		isKnown[each.PID] = true
@@ -223,6 +225,9 @@ func Orphans(stateDir string, known []Identity) []Orphan {
 		}
 		environ := environOf(pid)
 		if !marked(environ, stateDir) {
+			continue
+		}
+		if theirs, err := os.Readlink("/proc/" + entry.Name() + "/ns/mnt"); err != nil || theirs != world {
 			continue
 		}
 		stat, err := readStat(pid)
