@@ -1,0 +1,497 @@
+package reconcile_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/hookline/hookline/internal/delivery"
+	"github.com/hookline/hookline/internal/event"
+	"github.com/hookline/hookline/internal/reconcile"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const (
+	interval = time.Second
+	grace    = 3 * time.Second
+	overAge  = 20 * time.Second
+)
+
+// world is a business database, a ledger and a Restate that hold what a test says, in a synctest bubble's time.
+type world struct {
+	mu       sync.Mutex
+	events   []event.Ref // visible, in feed order
+	xmin     int64
+	system   string
+	asked    []string // cursors and starts that the feed was asked for
+	feedErr  error
+	planned  map[uuid.UUID]time.Time
+	mark     delivery.Watermark
+	overdue  []delivery.Overdue
+	ended    map[string]bool
+	askErr   error
+	driven   []uuid.UUID
+	attempts []string
+	taken    int
+	loses    bool // what is driven is lost once more
+	registry *prometheus.Registry
+	*reconcile.Reconciler
+}
+
+func newWorld() *world {
+	w := &world{
+		xmin: 1 << 40, system: "s1", planned: map[uuid.UUID]time.Time{}, ended: map[string]bool{}, registry: prometheus.NewRegistry(),
+	}
+	cfg := reconcile.Config{Interval: interval, Grace: grace, OverAge: overAge, Rate: 100, Retention: 7 * 24 * time.Hour}
+	w.Reconciler = reconcile.New(cfg, w, w, w, w, slog.New(slog.DiscardHandler), w.registry)
+	return w
+}
+
+// commit adds an event of the merchant, as old as the bubble's clock says now.
+func (w *world) commit(merchant string) event.Ref {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n := int64(len(w.events) + 1)
+	id := uuid.UUID{6: 0x70, 8: 0x80, 15: byte(n), 14: byte(n >> 8)}
+	ms := uint64(time.Now().UnixMilli())
+	for i := range 6 {
+		id[i] = byte(ms >> (40 - 8*i))
+	}
+	ref := event.Ref{ID: id, TxID: n, Type: "payment.succeeded", ObjectType: "payment", ObjectID: id.String(), ObjectVersion: 1, MerchantID: merchant}
+	w.events = append(w.events, ref)
+	return ref
+}
+
+func (w *world) plan(refs ...event.Ref) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, ref := range refs {
+		w.planned[ref.ID] = time.Now()
+	}
+}
+
+func (w *world) page(from int64, limit int) event.FeedPage {
+	page := event.FeedPage{Xmin: w.xmin, System: w.system, Timeline: "00000001", Next: cursorOf(from), Last: cursorOf(from)}
+	for _, ref := range w.events {
+		if ref.TxID <= from {
+			continue
+		}
+		if len(page.Events) == limit {
+			page.More = true
+			break
+		}
+		page.Events = append(page.Events, ref)
+		page.Last = cursorOf(ref.TxID)
+		if ref.TxID < w.xmin {
+			page.Next = page.Last
+		}
+	}
+	return page
+}
+
+func cursorOf(txid int64) string {
+	if txid == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d.1", txid)
+}
+
+func (w *world) Events(_ context.Context, after string, limit int, _ bool) (event.FeedPage, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.asked = append(w.asked, "after "+after)
+	if w.feedErr != nil {
+		return event.FeedPage{}, w.feedErr
+	}
+	var from int64
+	if after != "" {
+		if _, err := fmt.Sscanf(after, "%d.", &from); err != nil {
+			return event.FeedPage{}, err
+		}
+	}
+	return w.page(from, limit), nil
+}
+
+func (w *world) EventsSince(_ context.Context, since time.Time, limit int, _ bool) (event.FeedPage, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.asked = append(w.asked, "since "+time.Since(since).String())
+	return w.page(0, limit), nil
+}
+
+func (*world) Lead(ctx context.Context, do func(context.Context) error) (bool, error) {
+	return true, do(ctx)
+}
+
+func (w *world) Watermark(context.Context) (delivery.Watermark, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.mark, nil
+}
+
+func (w *world) SetWatermark(_ context.Context, mark delivery.Watermark) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.mark = mark
+	return nil
+}
+
+func (w *world) Planned(_ context.Context, ids []uuid.UUID) (map[uuid.UUID]time.Duration, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	out := map[uuid.UUID]time.Duration{}
+	for _, id := range ids {
+		if at, found := w.planned[id]; found {
+			out[id] = time.Since(at)
+		}
+	}
+	return out, nil
+}
+
+func (w *world) Overdue(context.Context, time.Duration, int) ([]delivery.Overdue, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.overdue), nil
+}
+
+func (w *world) TakeOver(_ context.Context, overdue []delivery.Overdue) ([]delivery.Overdue, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	out := slices.Clone(overdue)
+	for i := range out {
+		out[i].Epoch++
+		out[i].Owner = ""
+		w.overdue = slices.DeleteFunc(w.overdue, func(o delivery.Overdue) bool { return o.Key == out[i].Key })
+	}
+	w.taken += len(out)
+	return out, nil
+}
+
+func (*world) OpenSince(context.Context) (map[string]time.Time, error) { return nil, nil }
+
+func (w *world) Ended(_ context.Context, owners []string) (map[string]bool, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.askErr != nil {
+		return nil, w.askErr
+	}
+	out := map[string]bool{}
+	for _, owner := range owners {
+		out[owner] = w.ended[owner]
+	}
+	return out, nil
+}
+
+func (w *world) Dispatch(_ context.Context, _ string, batch []event.Ref) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, ref := range batch {
+		w.driven = append(w.driven, ref.ID)
+		if !w.loses {
+			w.planned[ref.ID] = time.Now()
+		}
+	}
+	return nil
+}
+
+func (w *world) Attempt(_ context.Context, _ uuid.UUID, number int, tickets []delivery.Ticket) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, ticket := range tickets {
+		w.attempts = append(w.attempts, fmt.Sprintf("attempt %d epoch %d", number, ticket.Epoch))
+	}
+	return nil
+}
+
+func (w *world) set(change func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	change()
+}
+
+func (w *world) seen() []uuid.UUID {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.driven)
+}
+
+// in runs the reconciler in a bubble while the test acts. A pause moves the bubble's clock, not the machine's.
+func in(t *testing.T, act func(t *testing.T, w *world, pause func(time.Duration))) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		ctx, stop := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() {
+			if err := w.Run(ctx); !errors.Is(err, context.Canceled) {
+				t.Error(err)
+			}
+		})
+		act(t, w, func(d time.Duration) {
+			<-time.After(d)
+			synctest.Wait()
+		})
+		stop()
+		running.Wait()
+	})
+}
+
+// Interleaving: the record of one event is lost on its way, those after it arrive.
+func TestEventOvertakenByALaterOneOfItsMerchantIsDriven(t *testing.T) {
+	t.Parallel()
+	in(t, func(t *testing.T, w *world, pause func(time.Duration)) {
+		lost := w.commit("m")
+		w.plan(w.commit("m"))
+		pause(grace - interval)
+		require.Empty(t, w.seen(), "not before it has looked lost for a grace")
+		pause(2*grace + interval)
+		require.Equal(t, []uuid.UUID{lost.ID}, w.seen())
+		pause(10 * grace)
+		require.Len(t, w.seen(), 1, "once")
+		require.InDelta(t, 1, counter(t, w, "hookline_reconciler_redriven_total", "overtaken"), 0)
+	})
+}
+
+// A backlog is not a loss: nothing later was planned, so everything is still on its way, however slow that is.
+func TestBacklogIsNotDrivenUntilItIsOverAge(t *testing.T) {
+	t.Parallel()
+	in(t, func(t *testing.T, w *world, pause func(time.Duration)) {
+		w.plan(w.commit("other"))
+		for range 5 {
+			w.commit("m")
+		}
+		w.plan(w.commit("another"))
+		pause(overAge - interval)
+		require.Empty(t, w.seen())
+		require.Equal(t, 5, w.Report().Unplanned)
+		require.Zero(t, w.Report().Unaccounted)
+		pause(2 * interval)
+		require.Len(t, w.seen(), 5)
+		pause(2 * interval)
+		require.Zero(t, w.Report().Unplanned)
+	})
+}
+
+// Interleaving: what is driven is lost again. It is driven again after another grace, and counted as unaccounted all along.
+func TestUnaccountedStaysUntilThePlanIsThere(t *testing.T) {
+	t.Parallel()
+	in(t, func(t *testing.T, w *world, pause func(time.Duration)) {
+		w.set(func() { w.loses = true })
+		w.commit("m")
+		pause(overAge + 2*interval)
+		require.Len(t, w.seen(), 1)
+		require.Equal(t, 1, w.Report().Unaccounted)
+		require.InDelta(t, 1, gauge(t, w, "hookline_events_unaccounted"), 0)
+		w.set(func() { w.loses = false })
+		pause(grace + 2*interval)
+		require.Len(t, w.seen(), 2)
+		pause(2 * interval)
+		require.InDelta(t, 0, gauge(t, w, "hookline_events_unaccounted"), 0)
+	})
+}
+
+func TestDrivingIsBoundedByTheRate(t *testing.T) {
+	t.Parallel()
+	in(t, func(t *testing.T, w *world, pause func(time.Duration)) {
+		for range 350 {
+			w.commit("m")
+		}
+		pause(overAge + interval/2)
+		most := 0
+		for range 6 {
+			before := len(w.seen())
+			pause(interval)
+			most = max(most, len(w.seen())-before)
+		}
+		require.Equal(t, 100, most)
+		require.Len(t, w.seen(), 350)
+	})
+}
+
+// Interleaving: a long transaction somewhere in the server holds xmin back. What is visible above it is driven all the
+// same; the watermark does not pass xmin, because an event below can still appear.
+func TestLongTransactionDoesNotBlindIt(t *testing.T) {
+	t.Parallel()
+	in(t, func(t *testing.T, w *world, pause func(time.Duration)) {
+		first := w.commit("m")
+		w.plan(first)
+		w.set(func() { w.xmin = 2 })
+		lost := w.commit("m")
+		w.plan(w.commit("m"))
+		pause(3 * grace)
+		require.Equal(t, []uuid.UUID{lost.ID}, w.seen())
+		require.Equal(t, "1.1", w.Report().Planned.Cursor)
+		require.Greater(t, gauge(t, w, "hookline_feed_xmin_age_seconds"), grace.Seconds())
+		w.set(func() { w.xmin = 1 << 40 })
+		pause(2 * interval)
+		require.Equal(t, "3.1", w.Report().Planned.Cursor)
+		require.InDelta(t, 0, gauge(t, w, "hookline_feed_xmin_age_seconds"), 1)
+	})
+}
+
+// The watermark stops at the first page with a hole, and the walk goes on beyond it.
+func TestWatermarkAdvancesOnlyOverWhatIsPlanned(t *testing.T) {
+	t.Parallel()
+	in(t, func(t *testing.T, w *world, pause func(time.Duration)) {
+		for i := range 1200 {
+			ref := w.commit("m")
+			if i != 700 {
+				w.plan(ref)
+			}
+		}
+		pause(interval / 2)
+		require.Equal(t, "500.1", w.Report().Planned.Cursor)
+		require.Equal(t, 1, w.Report().Unplanned)
+		pause(3 * grace)
+		require.Equal(t, "1200.1", w.Report().Planned.Cursor)
+	})
+}
+
+// After a failover transaction ids go back, and a cursor of the old history would skip what the new one writes.
+func TestAnotherHistoryStartsTheWalkAgainFromTheRetentionAgo(t *testing.T) {
+	t.Parallel()
+	in(t, func(t *testing.T, w *world, pause func(time.Duration)) {
+		for range 10 {
+			w.plan(w.commit("m"))
+		}
+		pause(2 * interval)
+		require.Equal(t, delivery.Watermark{Cursor: "10.1", System: "s1", Timeline: "00000001"}, w.Report().Planned)
+		w.set(func() {
+			w.system, w.events, w.asked = "s2", nil, nil
+		})
+		lost := w.commit("m") // transaction 1 of the new history
+		pause(overAge + 2*interval)
+		require.Contains(t, w.seen(), lost.ID)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		require.True(t, slices.ContainsFunc(w.asked, func(s string) bool { return strings.HasPrefix(s, "since 168h") }), "%v", w.asked)
+		require.Equal(t, "s2", w.mark.System)
+	})
+}
+
+func overdueOf(owner string, n byte) delivery.Overdue {
+	return delivery.Overdue{Key: delivery.Key{EventID: uuid.UUID{15: n}, EndpointID: uuid.UUID{15: 1}}, Epoch: 4, Number: 2, Owner: owner}
+}
+
+// Interleaving: Restate's volume is lost with the timers of retries. Their rows are overdue, without an owner.
+func TestTimerThatNeverCameIsMadeUpFor(t *testing.T) {
+	t.Parallel()
+	in(t, func(t *testing.T, w *world, pause func(time.Duration)) {
+		w.set(func() {
+			w.overdue = []delivery.Overdue{overdueOf("", 1)}
+			w.askErr = errors.New("Restate is away") // which is not needed for this
+		})
+		pause(2 * interval)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		require.Equal(t, []string{"attempt 2 epoch 5"}, w.attempts, "it carries the epoch that the takeover raised")
+	})
+}
+
+func TestOwnerIsTakenFromOnlyWhenItHasLookedEndedForAGrace(t *testing.T) {
+	t.Parallel()
+	in(t, func(t *testing.T, w *world, pause func(time.Duration)) {
+		w.set(func() {
+			w.overdue = []delivery.Overdue{overdueOf("inv_running", 1), overdueOf("inv_ended", 2)}
+			w.ended["inv_ended"] = true
+		})
+		pause(grace - interval/2)
+		require.Zero(t, w.takenOver())
+		w.set(func() { w.askErr = errors.New("Restate is away") })
+		pause(3 * grace)
+		require.Zero(t, w.takenOver(), "unreachable says nothing about any owner")
+		w.set(func() { w.askErr = nil })
+		pause(grace + 2*interval)
+		require.Equal(t, 1, w.takenOver())
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		require.Equal(t, "inv_running", w.overdue[0].Owner)
+	})
+}
+
+// Interleaving: the invocation looks ended, as Restate restarts, and then runs again.
+func TestOwnerThatRunsAgainKeepsItsDeliveries(t *testing.T) {
+	t.Parallel()
+	in(t, func(t *testing.T, w *world, pause func(time.Duration)) {
+		w.set(func() {
+			w.overdue = []delivery.Overdue{overdueOf("inv_1", 1)}
+			w.ended["inv_1"] = true
+		})
+		pause(grace - interval/2)
+		w.set(func() { w.ended["inv_1"] = false })
+		pause(interval)
+		w.set(func() { w.ended["inv_1"] = true })
+		pause(grace - interval)
+		require.Zero(t, w.takenOver(), "the grace starts again")
+	})
+}
+
+// Data-service is down: deliveries are taken over all the same, and events are found when it is back.
+func TestPartsFailByThemselves(t *testing.T) {
+	t.Parallel()
+	in(t, func(t *testing.T, w *world, pause func(time.Duration)) {
+		w.set(func() {
+			w.feedErr = errors.New("data-service is away")
+			w.overdue = []delivery.Overdue{overdueOf("", 1)}
+		})
+		lost := w.commit("m")
+		pause(2 * overAge)
+		require.Equal(t, 1, w.takenOver())
+		require.Empty(t, w.seen())
+		w.set(func() { w.feedErr = nil })
+		pause(grace + 2*interval)
+		require.Equal(t, []uuid.UUID{lost.ID}, w.seen())
+	})
+}
+
+func (w *world) takenOver() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.taken
+}
+
+func gauge(t *testing.T, w *world, name string) float64 { return counter(t, w, name, "") }
+
+func counter(t *testing.T, w *world, name, label string) float64 {
+	t.Helper()
+	families, err := w.registry.Gather()
+	require.NoError(t, err)
+	for _, family := range families {
+		if family.GetName() != name {
+			continue
+		}
+		for _, metric := range family.GetMetric() {
+			if label == "" || metric.GetLabel()[0].GetValue() == label {
+				return metric.GetGauge().GetValue() + metric.GetCounter().GetValue()
+			}
+		}
+	}
+	require.Fail(t, "no such metric", name)
+	return 0
+}
+
+// The metrics are there before anything happened, so that an alarm on them can be written.
+func TestMetricsAreThereFromTheStart(t *testing.T) {
+	t.Parallel()
+	w := newWorld()
+	problems, err := testutil.GatherAndLint(w.registry)
+	require.NoError(t, err)
+	require.Empty(t, problems)
+	n, err := testutil.GatherAndCount(w.registry, "hookline_reconciler_redriven_total", "hookline_events_unaccounted", "hookline_feed_xmin_age_seconds")
+	require.NoError(t, err)
+	require.Equal(t, 6, n)
+}
