@@ -128,7 +128,8 @@ func (r *Registrar) ensureDeployment(ctx context.Context) error {
 				Name string `json:"name"`
 			} `json:"handlers"`
 		}
-		if err := r.call(ctx, http.MethodGet, "/services/"+DispatcherService, nil, &service); err != nil {
+		// Another service may have had the URL before.
+		if err := r.call(ctx, http.MethodGet, "/services/"+DispatcherService, nil, &service); err != nil && !errors.Is(err, errAbsent) {
 			return err
 		}
 		var names []string
@@ -212,6 +213,9 @@ func (r *Registrar) ensureSubscription(ctx context.Context) error {
 	return nil
 }
 
+// errAbsent is in the chain of what call returns where Restate knows no such thing.
+var errAbsent = errors.New("Restate does not know it")
+
 // call speaks JSON with the admin API; out may be nil.
 func (r *Registrar) call(ctx context.Context, method, path string, in, out any) error {
 	var body io.Reader
@@ -236,6 +240,9 @@ func (r *Registrar) call(ctx context.Context, method, path string, in, out any) 
 	answer, err := io.ReadAll(io.LimitReader(response.Body, 4<<20))
 	if err != nil {
 		return fmt.Errorf("reading Restate's answer: %w", err)
+	}
+	if response.StatusCode == http.StatusNotFound {
+		return fmt.Errorf("%s %s: %w", method, path, errAbsent)
 	}
 	if response.StatusCode >= 300 {
 		return fmt.Errorf("%s %s: %s: %s", method, path, response.Status, bytes.TrimSpace(answer[:min(len(answer), 500)]))
