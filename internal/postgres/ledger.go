@@ -254,8 +254,8 @@ func (l *Ledger) Record(ctx context.Context, owner string, outcomes []delivery.O
 	var (
 		events, endpoints    = make([][16]byte, n), make([][16]byte, n)
 		generations, epochs  = make([]int64, n), make([]int64, n)
-		numbers, statuses    = make([]int32, n), make([]int32, n)
-		latencies            = make([]int32, n)
+		numbers, statuses    = make([]int, n), make([]int, n)
+		latencies            = make([]int64, n)
 		states, causes       = make([]string, n), make([]string, n)
 		attempted            = make([]bool, n)
 		retryIns             = make([]int64, n)
@@ -267,7 +267,7 @@ func (l *Ledger) Record(ctx context.Context, owner string, outcomes []delivery.O
 	})
 	for i, o := range sorted {
 		events[i], endpoints[i], generations[i], epochs[i] = o.EventID, o.EndpointID, o.Generation, o.Epoch
-		numbers[i], statuses[i], latencies[i] = int32(o.Number), int32(o.StatusCode), int32(o.Latency.Milliseconds())
+		numbers[i], statuses[i], latencies[i] = o.Number, o.StatusCode, o.Latency.Milliseconds()
 		states[i], causes[i], attempted[i], retryIns[i] = string(o.State), string(o.Cause), o.Attempted, o.RetryIn.Milliseconds()
 		bodyHashes[i], excerpts[i] = o.BodySHA256, o.Answer
 	}

@@ -35,7 +35,7 @@ func (l *Ledger) Lead(ctx context.Context, do func(context.Context) error) (bool
 		unlock, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
 		if _, err := conn.Exec(unlock, "select pg_advisory_unlock($1)", int64(reconcilerLock)); err != nil {
-			conn.Conn().Close(unlock) //nolint:errcheck // closing is what gives the lock back
+			conn.Conn().Close(unlock) // which gives the lock back
 		}
 	}()
 
