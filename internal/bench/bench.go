@@ -116,7 +116,10 @@ func Run(ctx context.Context, o Options) (_ Report, err error) {
 	defer func() {
 		cleanUp, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 		defer cancel()
-		err = errors.Join(err, db.RemoveEndpoints(cleanUp, endpoints))
+		if removing := db.RemoveEndpoints(cleanUp, endpoints, 50*time.Millisecond, 2*time.Second); removing != nil {
+			o.progress("%s", removing) // also where an interruption is all that is told
+			err = errors.Join(err, removing)
+		}
 	}()
 
 	publisher := load.NewPublisher(o.API, o.Token, paymentBodies(merchantIDs, o.BodyBytes))

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -125,6 +126,11 @@ func once(int64) int { return 1 }
 
 func runAgainst(t *testing.T, p *pipeline, o Options) (Report, *pgxpool.Pool) {
 	t.Helper()
+	return runWith(t.Context(), t, p, o)
+}
+
+func runWith(ctx context.Context, t *testing.T, p *pipeline, o Options) (Report, *pgxpool.Pool) {
+	t.Helper()
 	db := pgtest.New(t)
 	p.t, p.pool = t, db.Pool(t, "")
 	server := httptest.NewServer(p)
@@ -134,9 +140,32 @@ func runAgainst(t *testing.T, p *pipeline, o Options) (Report, *pgxpool.Pool) {
 	o.Components = []Component{{Name: "stack", PID: os.Getpid()}}
 	o.Merchants, o.BodyBytes = 3, 1024
 	o.patience = 200 * time.Millisecond
-	r, err := Run(t.Context(), o)
-	require.NoError(t, err)
+	r, err := Run(ctx, o)
+	if ctx.Err() != nil {
+		require.ErrorIs(t, err, context.Canceled)
+	} else {
+		require.NoError(t, err)
+	}
 	return r, p.pool
+}
+
+func TestInterruptedRunLeavesNoEndpoint(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	_, pool := runWith(ctx, t, &pipeline{deliver: func(n int64) int {
+		if n == 10 {
+			cancel()
+		}
+		return 1
+	}}, Options{Rate: 50, Duration: time.Hour})
+	requireNoEndpoint(t, pool)
+}
+
+func requireNoEndpoint(t *testing.T, pool *pgxpool.Pool) {
+	t.Helper()
+	var endpoints int
+	require.NoError(t, pool.QueryRow(t.Context(), "select count(*) from delivery.endpoints").Scan(&endpoints))
+	require.Zero(t, endpoints, "it leaves none behind")
 }
 
 func TestBurst(t *testing.T) {
@@ -152,9 +181,7 @@ func TestBurst(t *testing.T) {
 	require.InDelta(t, 1024, r.BodyBytes, 100, "webhooks have about the size asked for")
 	require.Len(t, r.Processes, 1)
 	require.Positive(t, r.Processes[0].PeakRSSMB)
-	var endpoints int
-	require.NoError(t, pool.QueryRow(t.Context(), "select count(*) from delivery.endpoints").Scan(&endpoints))
-	require.Zero(t, endpoints, "it leaves none behind")
+	requireNoEndpoint(t, pool)
 }
 
 func TestRate(t *testing.T) {

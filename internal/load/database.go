@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -83,15 +84,33 @@ func (d *Database) AddEndpoints(ctx context.Context, merchants, urls []string, s
 	return ids, nil
 }
 
-// RemoveEndpoints takes the endpoints away again. Where deliveries to them are open they stay, disabled, so that
-// whoever looks for what was lost finds where it was to go.
-func (d *Database) RemoveEndpoints(ctx context.Context, ids []uuid.UUID) error {
-	const open = `select 1 from delivery.deliveries where endpoint_id = any($1) and ended_at is null`
-	batch := &pgx.Batch{}
-	batch.Queue("update delivery.endpoints set enabled = false where id = any($1) and exists ("+open+")", ids)
-	batch.Queue("delete from delivery.endpoints where id = any($1) and not exists ("+open+")", ids)
-	if err := d.conn.SendBatch(ctx, batch).Close(); err != nil {
+const (
+	removeEndpoints = `
+delete from delivery.endpoints
+ where id = any($1) and not exists (select from delivery.deliveries where endpoint_id = any($1) and ended_at is null)`
+	disableEndpoints = `update delivery.endpoints set enabled = false where id = any($1)`
+)
+
+// RemoveEndpoints takes the endpoints away again. Where deliveries to them stay open for longer than patience, which is
+// asked every interval, the endpoints stay too, disabled: whoever looks for what was lost finds where it was to go.
+func (d *Database) RemoveEndpoints(ctx context.Context, ids []uuid.UUID, interval, patience time.Duration) error {
+	var failed error
+	settled, err := Settle(ctx, func() int {
+		tag, err := d.conn.Exec(ctx, removeEndpoints, ids)
+		if err != nil {
+			failed = err
+			return len(ids) // there is no point in going on
+		}
+		return int(tag.RowsAffected())
+	}, len(ids), interval, patience)
+	if err := errors.Join(failed, err); err != nil {
 		return fmt.Errorf("removing the endpoints: %w", err)
+	}
+	if settled {
+		return nil
+	}
+	if _, err := d.conn.Exec(ctx, disableEndpoints, ids); err != nil {
+		return fmt.Errorf("disabling the endpoints: %w", err)
 	}
 	return nil
 }

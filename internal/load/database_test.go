@@ -102,13 +102,13 @@ func TestEndpointsComeAndGo(t *testing.T) {
 	_, err = pool.Exec(t.Context(), `insert into delivery.deliveries (event_id, endpoint_id, epoch, merchant_id, state)
 		select gen_random_uuid(), id, 1, merchant_id, 'pending' from delivery.endpoints where merchant_id = 'm1'`)
 	require.NoError(t, err)
-	require.NoError(t, d.RemoveEndpoints(t.Context(), ids))
+	require.NoError(t, d.RemoveEndpoints(t.Context(), ids, time.Millisecond, 50*time.Millisecond))
 	for _, text := range endpoints() {
 		require.Contains(t, text, "false", "where something is open the endpoint stays, disabled")
 	}
 	_, err = pool.Exec(t.Context(), `update delivery.deliveries set state = 'dead', ended_at = now()`)
 	require.NoError(t, err)
-	require.NoError(t, d.RemoveEndpoints(t.Context(), ids))
+	require.NoError(t, d.RemoveEndpoints(t.Context(), ids, time.Millisecond, 50*time.Millisecond))
 	require.Empty(t, endpoints())
 }
 
