@@ -21,7 +21,7 @@ type procFS struct{ root string }
 // process is one process at one moment.
 type process struct {
 	pid, parent int
-	started     uint64        // tells a pid from the same one used again
+	started     int64         // tells a pid from the same one used again
 	cpu         time.Duration // user and system, of all its threads
 	reaped      time.Duration // the same of its children that ended and were waited for
 }
@@ -67,14 +67,14 @@ func parseStat(stat []byte) (process, error) {
 	if len(fields) <= starttime-state {
 		return process{}, errors.New("stat ends early")
 	}
-	number := func(field int) uint64 {
-		n, parseErr := strconv.ParseUint(fields[field-state], 10, 64)
+	number := func(field int) int64 {
+		n, parseErr := strconv.ParseInt(fields[field-state], 10, 64)
 		if parseErr != nil && err == nil {
 			err = fmt.Errorf("reading field %d of stat: %w", field, parseErr)
 		}
 		return n
 	}
-	ticks := func(n uint64) time.Duration { return time.Duration(n) * tick }
+	ticks := func(n int64) time.Duration { return time.Duration(n) * tick }
 	one := process{
 		pid: pid, parent: int(number(parent)), started: number(starttime),
 		cpu: ticks(number(utime) + number(stime)), reaped: ticks(number(cutime) + number(cstime)),
