@@ -9,7 +9,6 @@ import (
 
 	"github.com/go-chi/chi/v5"
 	"github.com/google/uuid"
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/plugin/kprom"
 	"golang.org/x/sync/errgroup"
 
@@ -69,9 +68,16 @@ func run(ctx context.Context, cfg config, log *slog.Logger) error {
 	defer calls.Close()
 	reconciler := reconcile.New(cfg.Reconcile, data, ledger, registrar, driver{calls}, log, registry)
 
+	var consumer *kafka.Consumer
 	server, err := httpserver.Listen(ctx, httpserver.Options{
 		Config: cfg.Config, Log: log, Registry: registry,
-		Ready: func(ctx context.Context) error { return errors.Join(registrar.Ready(), ledger.Ping(ctx)) },
+		Ready: func(ctx context.Context) error {
+			err := errors.Join(registrar.Ready(), ledger.Ping(ctx))
+			if consumer != nil {
+				err = errors.Join(err, consumer.Joined())
+			}
+			return err
+		},
 		Routes: func(r chi.Router) {
 			r.Get("/info", func(w http.ResponseWriter, _ *http.Request) {
 				httpserver.WriteJSON(w, http.StatusOK, map[string]string{"intake": cfg.Intake, "group": cfg.KafkaGroup})
@@ -87,6 +93,15 @@ func run(ctx context.Context, cfg config, log *slog.Logger) error {
 	})
 	if err != nil {
 		return err
+	}
+
+	in := intake.New(calls, ledger, log, registry)
+	if cfg.Intake == intakeBatches {
+		consumer, err = kafka.NewConsumer(cfg.Kafka, cfg.KafkaGroup, in, log,
+			kprom.NewMetrics("hookline_kafka", kprom.Registerer(registry), kprom.Gatherer(registry)))
+		if err != nil {
+			return err
+		}
 	}
 
 	// The handlers and the registration outlive the intake: its last batches need them.
@@ -109,8 +124,8 @@ func run(ctx context.Context, cfg config, log *slog.Logger) error {
 	if cfg.Reconciler {
 		group.Go(func() error { return failed(reconciler.Run(reading)) })
 	}
-	if cfg.Intake == intakeBatches {
-		err = consume(reading, cfg, calls, ledger, log, registry)
+	if consumer != nil {
+		err = in.Run(reading, consumer)
 	} else {
 		<-reading.Done()
 	}
@@ -120,15 +135,6 @@ func run(ctx context.Context, cfg config, log *slog.Logger) error {
 	open, cancel := context.WithTimeout(context.WithoutCancel(ctx), exchangePatience)
 	defer cancel()
 	return errors.Join(err, dispatcher.Close(open))
-}
-
-func consume(ctx context.Context, cfg config, calls *restate.Client, ledger *postgres.Ledger, log *slog.Logger, registry *prometheus.Registry) error {
-	in := intake.New(calls, ledger, log, registry)
-	consumer, err := kafka.NewConsumer(cfg.Kafka, cfg.KafkaGroup, in, log, kprom.NewMetrics("hookline_kafka", kprom.Registerer(registry), kprom.Gatherer(registry)))
-	if err != nil {
-		return err
-	}
-	return in.Run(ctx, consumer)
 }
 
 // driver sends what the reconciler found the ordinary way.

@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -104,10 +105,11 @@ func (c *Consumer) Mark(record event.Record) {
 	})
 }
 
-// Ping reports whether a broker answers.
-func (c *Consumer) Ping(ctx context.Context) error {
-	if err := c.client.Ping(ctx); err != nil {
-		return fmt.Errorf("reaching Kafka: %w", err)
+// Joined returns nil while the consumer is a member of its group. A worker that was killed keeps its partitions until
+// its session ends, and its successor waits for that.
+func (c *Consumer) Joined() error {
+	if _, generation := c.client.GroupMetadata(); generation < 0 {
+		return errors.New("not a member of the consumer group yet")
 	}
 	return nil
 }

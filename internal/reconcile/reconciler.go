@@ -186,7 +186,11 @@ func (r *Reconciler) lookAtEvents(ctx context.Context, look uint64, report *Repo
 		}
 		if mark.System != page.System || mark.Timeline != page.Timeline {
 			// Another server's history, or this one's after a failover: cursors of the old one mean nothing.
-			r.log.LogAttrs(ctx, slog.LevelWarn, "the business database has another history: looking again from the topic's retention ago",
+			level := slog.LevelWarn
+			if mark.System == "" {
+				level = slog.LevelInfo // the first look ever
+			}
+			r.log.LogAttrs(ctx, level, "the business database has another history: looking again from the topic's retention ago",
 				slog.String("system", page.System), slog.String("timeline", page.Timeline))
 			page, err = r.feed.EventsSince(ctx, time.Now().Add(-r.cfg.Retention), pageEvents, true)
 			if err != nil {

@@ -109,7 +109,8 @@ func TestTheJournalNamesWhatHappenedAndHoldsNothingToBeKept(t *testing.T) {
 		owned.Store(owner)
 		return d.Process(ctx, owner, refs)
 	})
-	w.scripts.onRecord(one.ID, d.Record)
+	w.scripts.onRecord(one.ID, d.Record) // whichever line comes first
+	w.scripts.onRecord(two.ID, d.Record)
 	require.NoError(t, w.client.Dispatch(t.Context(), uuid.NewString(), []event.Ref{one, two}))
 
 	var journal struct {
