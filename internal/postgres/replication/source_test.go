@@ -57,41 +57,6 @@ func next(t *testing.T, source *replication.Source, kind wal.Kind) wal.Message {
 
 const insertPayment = "insert into payments (merchant_id, amount, currency, status) values ('m', 1, 'USD', 'succeeded')"
 
-func TestASlotThatLostItsWALIsNamedAndNotMadeAgain(t *testing.T) { //nolint:paralleltest // it changes the server's settings
-	pool, cfg, source := setup(t)
-	_, err := source.Connect(t.Context())
-	require.NoError(t, err)
-	source.Disconnect(t.Context())
-	configure := func(statement string) {
-		_, err := pool.Exec(context.WithoutCancel(t.Context()), statement)
-		require.NoError(t, err)
-		_, err = pool.Exec(context.WithoutCancel(t.Context()), "select pg_reload_conf()")
-		require.NoError(t, err)
-	}
-	configure("alter system set max_slot_wal_keep_size = '1MB'")
-	t.Cleanup(func() { configure("alter system reset max_slot_wal_keep_size") })
-
-	require.Eventually(t, func() bool {
-		_, err := pool.Exec(t.Context(), insertPayment)
-		require.NoError(t, err)
-		_, err = pool.Exec(t.Context(), "select pg_switch_wal()")
-		require.NoError(t, err)
-		_, err = pool.Exec(t.Context(), "checkpoint")
-		require.NoError(t, err)
-		state, err := source.State(t.Context())
-		require.NoError(t, err)
-		return state.Status == "lost"
-	}, patient, often)
-	_, err = source.Connect(t.Context())
-	require.ErrorIs(t, err, wal.ErrSlotLost)
-	require.ErrorContains(t, err, "select pg_drop_replication_slot('"+cfg.Slot+"')")
-
-	_, err = pool.Exec(t.Context(), "select pg_drop_replication_slot($1)", cfg.Slot)
-	require.NoError(t, err)
-	_, err = source.Connect(t.Context())
-	require.NoError(t, err, "what the operator did is taken for what it says")
-}
-
 func TestASlotStartsWhereItWasConfirmedAndNowhereElse(t *testing.T) {
 	t.Parallel()
 	pool, _, source := setup(t)
