@@ -21,9 +21,11 @@ import (
 // named in the error, not just the first. A Validate method on *T, where there is one, has the last word.
 func Load[T any](defaults T, environ []string) (T, error) {
 	cfg := defaults
-	err := env.ParseWithOptions(&cfg, env.Options{
-		Environment: env.ToMap(environ), SetDefaultsForZeroValuesOnly: true, // a service's own defaults win over shared ones
-	})
+	// The shared defaults of the tags fill what the service's own leave open; then the environment wins over both.
+	// One call cannot do it: the library either lets a tag's default replace a field that is set, or lets a field
+	// that is set shadow the environment. What is required is missing in the first call, and its error is nothing.
+	_ = env.ParseWithOptions(&cfg, env.Options{Environment: map[string]string{}, SetDefaultsForZeroValuesOnly: true})
+	err := env.ParseWithOptions(&cfg, env.Options{Environment: env.ToMap(environ), DefaultValueTagName: "none"})
 	if err != nil {
 		var many env.AggregateError
 		if errors.As(err, &many) {

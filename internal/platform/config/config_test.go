@@ -100,3 +100,24 @@ func TestAttrsKeepSecrets(t *testing.T) {
 		"ADDR": "127.0.0.1:1", "URL": "set=true", "SIZE": "0", "WAIT": "0s", "NAMES": "[]", "ON": "false",
 	}, config.Attrs(cfg)))
 }
+
+type layered struct {
+	Listen   string        `env:"LISTEN_ADDR"`
+	Deadline time.Duration `env:"DEADLINE" envDefault:"20s"`
+	Level    string        `env:"LEVEL" envDefault:"INFO"`
+	Key      string        `env:"KEY,required"`
+}
+
+// The environment beats the service's own defaults, and those beat the shared ones of the tags.
+func TestLoadTakesTheMostSpecificOfThreeLayers(t *testing.T) {
+	t.Parallel()
+	own := layered{Listen: "127.0.0.1:1", Deadline: 40 * time.Second}
+	got, err := config.Load(own, []string{"KEY=k"})
+	require.NoError(t, err)
+	require.Equal(t, layered{Listen: "127.0.0.1:1", Deadline: 40 * time.Second, Level: "INFO", Key: "k"}, got)
+	got, err = config.Load(own, []string{"KEY=k", "LISTEN_ADDR=127.0.0.1:2", "DEADLINE=5s", "LEVEL=WARN"})
+	require.NoError(t, err)
+	require.Equal(t, layered{Listen: "127.0.0.1:2", Deadline: 5 * time.Second, Level: "WARN", Key: "k"}, got)
+	_, err = config.Load(own, nil)
+	require.ErrorContains(t, err, "KEY")
+}
