@@ -82,8 +82,38 @@ func Handler(w workflow, cfg HandlerConfig, log *slog.Logger) (http.Handler, err
 	if err != nil {
 		return nil, fmt.Errorf("building the Restate handlers: %w", err)
 	}
-	return handler, nil
+	return handler, warm(definition)
 }
+
+// warm makes the SDK compile its WebAssembly core, which it otherwise does at the first invocation, before the worker
+// says that it is ready: the first webhook would wait for it by half a second and more. The request is none that Restate
+// would make, so it ends there.
+func warm(definition sdk.ServiceDefinition) error {
+	handler, err := server.NewRestate().WithLogger(slog.DiscardHandler, true).Bind(definition).Handler()
+	if err != nil {
+		return fmt.Errorf("building the Restate handlers: %w", err)
+	}
+	request, err := http.NewRequestWithContext(context.Background(), http.MethodPost, "/invoke/"+DispatcherService+"/"+ProcessHandler, http.NoBody) //nolint:forbidigo // belongs to the start of the process
+	if err != nil {
+		return fmt.Errorf("warming up the handlers: %w", err)
+	}
+	request.RequestURI, request.ProtoMajor = request.URL.Path, 2 // what a server would have set
+	request.Header.Set("Content-Type", "application/vnd.restate.invocation.v6")
+	handler(nowhere{}, request)
+	return nil
+}
+
+// nowhere is an http.ResponseWriter for an answer that nobody reads.
+type nowhere struct{}
+
+// Header implements http.ResponseWriter.
+func (nowhere) Header() http.Header { return http.Header{} }
+
+// Write implements http.ResponseWriter.
+func (nowhere) Write(p []byte) (int, error) { return len(p), nil }
+
+// WriteHeader implements http.ResponseWriter.
+func (nowhere) WriteHeader(int) {}
 
 // warnings keeps the SDK from logging two lines per invocation.
 type warnings struct{ slog.Handler }
