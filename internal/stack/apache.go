@@ -21,14 +21,14 @@ const kafkaCluster = "aG9va2xpbmUtc3RhY2stMQ"
 func (s *stack) apache(p programs) *part {
 	dir := s.path("data", "apache-kafka")
 	jvm := []string{
-		"-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dlog4j2.configurationFile=file:" + filepath.Join(dir, "log4j2.properties"),
+		"-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData", "-Dlog4j2.configurationFile=file:" + filepath.Join(dir, "log4j2.properties"),
 		"-cp", filepath.Join(p.jars, "*"),
 	}
 	properties := filepath.Join(dir, "server.properties")
 	return &part{
 		command: func() (*exec.Cmd, error) {
 			args := slices.Concat([]string{
-				"-Xms96m", "-Xmx96m", "-Xss512k", "-XX:MaxDirectMemorySize=64m", "-XX:+ExitOnOutOfMemoryError", "-XX:-UsePerfData",
+				"-Xms96m", "-Xmx96m", "-Xss512k", "-XX:MaxDirectMemorySize=64m", "-XX:+ExitOnOutOfMemoryError",
 				// Its own, outside log.dirs: the broker takes every directory in there for a partition.
 				"-Djava.io.tmpdir=" + filepath.Join(dir, "tmp"),
 			}, jvm, []string{"kafka.Kafka", properties})

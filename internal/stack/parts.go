@@ -59,6 +59,7 @@ func (s *stack) parts(ctx context.Context, p programs) (map[string]*part, error)
 			command: func() (*exec.Cmd, error) {
 				return s.restate(p.restate).Command(outliving), nil
 			},
+			prepare: func(context.Context) error { return emptyDir(s.restate("").TempDir) },
 		},
 		Kafka: {
 			command: func() (*exec.Cmd, error) {
@@ -83,6 +84,7 @@ func (s *stack) parts(ctx context.Context, p programs) (map[string]*part, error)
 			"KAFKA_BROKERS": brokers["KAFKA_BROKERS"], "KAFKA_TOPIC": brokers["KAFKA_TOPIC"],
 			"DATA_SERVICE_URL":    s.url(DataService),
 			"INTAKE":              s.Intake,
+			"KAFKA_GROUP":         consumerGroup,
 			"RESTATE_INGRESS_URL": s.restate("").IngressURL(),
 			"RESTATE_ADMIN_URL":   s.restate("").AdminURL(),
 			"ADVERTISED_URL":      s.url(WebhookWorker),
@@ -91,6 +93,9 @@ func (s *stack) parts(ctx context.Context, p programs) (map[string]*part, error)
 			"WEBHOOK_SECRETS": s.secrets.Webhook,
 			"RECEIPTS_FILE":   s.path("data", "receipts.jsonl"),
 		},
+	}
+	if token := lookup(s.Environ, "API_TOKEN"); token != "" { // every service then wants it
+		services[WebhookWorker]["DATA_SERVICE_TOKEN"] = token
 	}
 	for name, environ := range services {
 		binary := filepath.Join(s.BinDir, name)
@@ -139,10 +144,20 @@ func (s *stack) restate(binary string) restateserver.Server {
 		}
 	}
 	return restateserver.Server{
-		Binary: binary, DataDir: s.path("data", "restate"),
+		Binary: binary, DataDir: s.path("data", "restate"), TempDir: s.path("data", "restate-tmp"),
 		IngressPort: listen[0], AdminPort: listen[1], FabricPort: listen[2],
 		Settings: tunables,
 	}
+}
+
+func emptyDir(dir string) error {
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("emptying a temporary directory: %w", err)
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return fmt.Errorf("making a temporary directory: %w", err)
+	}
+	return nil
 }
 
 // service is one of our own binaries. Of the caller's environment it gets the variables that it documents,

@@ -312,33 +312,27 @@ func (s *stack) drainKafka(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("reading the topic's end: %w", err)
 		}
-		groups, err := admin.ListGroups(ctx)
+		committed, err := admin.FetchOffsets(ctx, consumerGroup)
 		if err != nil {
-			return fmt.Errorf("listing the consumer groups: %w", err)
+			return fmt.Errorf("reading what is consumed: %w", err)
 		}
-		for _, group := range groups.Groups() {
-			committed, err := admin.FetchOffsets(ctx, group)
-			if err != nil {
-				return fmt.Errorf("reading the offsets of %s: %w", group, err)
+		left := int64(0)
+		ends.Each(func(end kadm.ListedOffset) {
+			at := int64(0)
+			if offset, found := committed.Lookup(end.Topic, end.Partition); found {
+				at = max(offset.At, 0)
 			}
-			left := int64(0)
-			ends.Each(func(end kadm.ListedOffset) {
-				at := int64(0)
-				if offset, found := committed.Lookup(end.Topic, end.Partition); found {
-					at = max(offset.At, 0)
-				}
-				left += end.Offset - at
-			})
-			if left > 0 {
-				return fmt.Errorf("group %s has still %d records to take", group, left)
-			}
+			left += end.Offset - at
+		})
+		if left > 0 {
+			return fmt.Errorf("%d records are not taken yet", left)
 		}
 		return nil
 	})
 }
 
-// emptyGroups waits until no consumer group has a member: two ways in must never read side by side.
-func (s *stack) emptyGroups(ctx context.Context) error {
+// emptyGroup waits until the consumer group has no member: two ways in must never read side by side.
+func (s *stack) emptyGroup(ctx context.Context) error {
 	client, err := s.kafkaClient()
 	if err != nil {
 		return err
@@ -347,13 +341,13 @@ func (s *stack) emptyGroups(ctx context.Context) error {
 	admin := kadm.NewClient(client)
 	// A consumer that was killed stays a member until its session ends: 45 s with librdkafka's default.
 	return poll(ctx, time.Minute, func(ctx context.Context) error {
-		groups, err := admin.DescribeGroups(ctx)
+		groups, err := admin.DescribeGroups(ctx, consumerGroup)
 		if err != nil {
-			return fmt.Errorf("looking at the consumer groups: %w", err)
+			return fmt.Errorf("looking at the consumer group: %w", err)
 		}
 		for _, group := range groups.Sorted() {
 			if len(group.Members) > 0 {
-				return fmt.Errorf("consumer group %s still has a member, client %q: two ways in must not read side by side",
+				return fmt.Errorf("the consumer group %s still has a member, client %q: two ways in must not read side by side",
 					group.Group, group.Members[0].ClientID)
 			}
 		}

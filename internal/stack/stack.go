@@ -25,6 +25,9 @@ var order = []string{Postgres, Kafka, Restate, MerchantSimulator, DataService, C
 // Topic is the Kafka topic of the embedded stack.
 const Topic = "webhook-events"
 
+// consumerGroup is the same for both intakes, so that the one goes on where the other stopped.
+const consumerGroup = "webhook-dispatcher"
+
 // Database is the name of the one database of the embedded stack: business tables and ledger.
 const Database = "hookline"
 

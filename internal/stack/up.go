@@ -273,7 +273,7 @@ func (s *stack) changeWayIn(ctx context.Context) error {
 		if err := s.deleteSubscriptions(ctx); err != nil {
 			return err
 		}
-		if err := s.emptyGroups(ctx); err != nil {
+		if err := s.emptyGroup(ctx); err != nil {
 			return err
 		}
 	}

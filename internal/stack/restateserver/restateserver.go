@@ -18,6 +18,8 @@ import (
 type Server struct {
 	Binary  string
 	DataDir string
+	// TempDir, where it is set, must exist: each start leaves a directory behind there.
+	TempDir string
 
 	IngressPort int
 	AdminPort   int
@@ -78,6 +80,9 @@ func (s Server) Environ() []string {
 		settings[key] = value
 	}
 	environ := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME")}
+	if s.TempDir != "" {
+		environ = append(environ, "TMPDIR="+s.TempDir)
+	}
 	for key, value := range settings {
 		environ = append(environ, key+"="+value)
 	}

@@ -61,7 +61,7 @@ func start() error {
 		return err
 	}
 	shared = restateserver.Server{
-		Binary: binary, DataDir: filepath.Join(dir, "data"),
+		Binary: binary, DataDir: filepath.Join(dir, "data"), TempDir: dir,
 		IngressPort: ports[0], AdminPort: ports[1], FabricPort: ports[2],
 		Settings: map[string]string{"RESTATE_LOG_SERVER__ROCKSDB_DISABLE_WAL_FSYNC": "true"},
 	}
