@@ -39,7 +39,7 @@ type config struct {
 	KafkaGroup       string            `env:"KAFKA_GROUP" envDefault:"webhook-dispatcher" desc:"the consumer group, of either intake"`
 	RetrySchedule    delivery.Schedule `env:"RETRY_SCHEDULE" envDefault:"5s,5m,30m,2h,5h,10h,14h,20h,24h" unit:"comma-separated durations" desc:"the wait after each failed attempt, for endpoints without a schedule of their own; then the delivery is dead"`
 	RetryJitter      float64           `env:"RETRY_JITTER" envDefault:"0.2" unit:"0 to 0.5" desc:"how far a wait is spread both ways, as a share of it"`
-	IdlePerHost      int               `env:"IDLE_CONNECTIONS_PER_HOST" envDefault:"64" desc:"connections kept open to one merchant's host between webhooks"`
+	IdlePerHost      int               `env:"IDLE_CONNECTIONS_PER_HOST" envDefault:"256" desc:"connections kept open to one merchant's host between webhooks"`
 }
 
 func defaults() config {
