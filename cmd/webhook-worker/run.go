@@ -52,7 +52,7 @@ func run(ctx context.Context, cfg config, log *slog.Logger) error {
 	client := deliver.NewClient(cfg.IdlePerHost)
 	defer client.Close()
 
-	dispatcher := dispatch.New(dispatch.Config{
+	dispatcher := dispatch.New(ctx, dispatch.Config{
 		Route: "inhouse", Schedule: cfg.RetrySchedule, Jitter: cfg.RetryJitter,
 	}, ledger, data, client, log, registry)
 	handlers, err := restate.Handler(dispatcher, cfg.HandlerConfig, log)
@@ -97,7 +97,7 @@ func run(ctx context.Context, cfg config, log *slog.Logger) error {
 
 	in := intake.New(calls, ledger, log, registry)
 	if cfg.Intake == intakeBatches {
-		consumer, err = kafka.NewConsumer(cfg.Kafka, cfg.KafkaGroup, in, log,
+		consumer, err = kafka.NewConsumer(ctx, cfg.Kafka, cfg.KafkaGroup, in, log,
 			kprom.NewMetrics("hookline_kafka", kprom.Registerer(registry), kprom.Gatherer(registry)))
 		if err != nil {
 			return err

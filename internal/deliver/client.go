@@ -101,8 +101,8 @@ func (c *Client) Post(ctx context.Context, endpoint delivery.Endpoint, message M
 		out.Cause = delivery.CauseOK
 	}
 	if response.StatusCode != http.StatusSwitchingProtocols { // after that one the connection knows no time-out
-		answer, _ := io.ReadAll(io.LimitReader(response.Body, maxAnswerRead)) //nolint:errcheck // as above
-		out.Answer = bytes.Clone(answer[:min(len(answer), maxAnswerKept)])    // and lets go of the rest
+		answer, _ := io.ReadAll(io.LimitReader(response.Body, maxAnswerRead))
+		out.Answer = bytes.Clone(answer[:min(len(answer), maxAnswerKept)]) // and lets go of the rest
 	}
 	out.Latency = time.Since(start)
 	return out

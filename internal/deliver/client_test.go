@@ -65,7 +65,7 @@ func listen(t *testing.T, serve func(number int, conn *net.TCPConn)) string {
 			}
 			serving.Go(func() {
 				defer conn.Close()
-				serve(number, conn.(*net.TCPConn)) //nolint:forcetypeassert // a TCP listener makes no others
+				serve(number, conn.(*net.TCPConn))
 			})
 		}
 	})

@@ -32,7 +32,7 @@ func (t *turnstile) watch(ctx context.Context) context.Context {
 		}
 		t.cancel() // HTTP/2 looks at it before it writes the headers, and ends the loop over connections
 		if !multiplexed(info.Conn) {
-			info.Conn.Close() //nolint:errcheck // HTTP/1 looks at nothing more, but cannot write to what is closed
+			info.Conn.Close()
 		}
 	}})
 }

@@ -120,7 +120,7 @@ func TestTheGuardIsAskedOnAPooledConnectionToo(t *testing.T) {
 			var protocol atomic.Int32
 			server := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 				requests.Add(1)
-				protocol.Store(int32(r.ProtoMajor)) //nolint:gosec // 1 or 2
+				protocol.Store(int32(r.ProtoMajor))
 			}))
 			server.Config.ErrorLog = discard
 			server.Config.ConnState = func(_ net.Conn, state http.ConnState) {

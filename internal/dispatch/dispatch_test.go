@@ -59,7 +59,7 @@ func newWorld(t *testing.T) *world {
 // newProcess is another worker on the same ledger: what it holds open is its own.
 func (w *world) newProcess(t *testing.T) *dispatch.Dispatcher {
 	t.Helper()
-	d := dispatch.New(dispatch.Config{Route: "inhouse", Schedule: delivery.Schedule{time.Minute, time.Hour}, Jitter: 0.2},
+	d := dispatch.New(t.Context(), dispatch.Config{Route: "inhouse", Schedule: delivery.Schedule{time.Minute, time.Hour}, Jitter: 0.2},
 		w.ledger, w.data, w.merchant, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 	t.Cleanup(func() {
 		w.merchant.release()

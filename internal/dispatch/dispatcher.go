@@ -85,9 +85,10 @@ type Dispatcher struct {
 	running  sync.WaitGroup
 }
 
-// New makes a Dispatcher. Its metrics are added to the registry.
-func New(cfg Config, l ledger, p payloads, post poster, log *slog.Logger, registry prometheus.Registerer) *Dispatcher {
-	lifetime, end := context.WithCancel(context.Background())
+// New makes a Dispatcher, which lives until Close: of ctx it takes the values, and not the end. Its metrics are added to
+// the registry.
+func New(ctx context.Context, cfg Config, l ledger, p payloads, post poster, log *slog.Logger, registry prometheus.Registerer) *Dispatcher {
+	lifetime, end := context.WithCancel(context.WithoutCancel(ctx))
 	return &Dispatcher{
 		cfg: cfg, ledger: l, payloads: p, poster: post, log: log, metrics: newMetrics(registry),
 		endpoints: newEndpointCache(l), exchanges: newExchanges(), lifetime: lifetime, end: end,

@@ -162,7 +162,7 @@ func (b broker) join(t *testing.T, d *delivered) *member {
 	t.Helper()
 	m := &member{delivered: d, frozen: make(chan struct{}), thawed: make(chan struct{}), ended: make(chan struct{})}
 	in := intake.New(m, m, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
-	consumer, err := kafka.NewConsumer(kafka.Config{Brokers: b.ListenAddrs(), Topic: topic}, group, in, slog.New(slog.DiscardHandler))
+	consumer, err := kafka.NewConsumer(t.Context(), kafka.Config{Brokers: b.ListenAddrs(), Topic: topic}, group, in, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
 	m.stop = stop
@@ -236,16 +236,16 @@ func TestAKilledMembersRecordsAreReadByTheOthers(t *testing.T) {
 	}
 	b.ControlKey(int16(kmsg.Heartbeat), func(request kmsg.Request) (kmsg.Response, error, bool) {
 		b.KeepControl()
-		heartbeat := request.(*kmsg.HeartbeatRequest) //nolint:forcetypeassert // by the key
+		heartbeat := request.(*kmsg.HeartbeatRequest)
 		return heartbeat.ResponseKind(), nil, silenced(heartbeat.MemberID)
 	})
 	b.ControlKey(int16(kmsg.OffsetCommit), func(request kmsg.Request) (kmsg.Response, error, bool) {
 		b.KeepControl()
-		commit := request.(*kmsg.OffsetCommitRequest) //nolint:forcetypeassert // by the key
+		commit := request.(*kmsg.OffsetCommitRequest)
 		if !silenced(commit.MemberID) {
 			return nil, nil, false
 		}
-		response := commit.ResponseKind().(*kmsg.OffsetCommitResponse) //nolint:forcetypeassert // by the kind
+		response := commit.ResponseKind().(*kmsg.OffsetCommitResponse)
 		for _, requested := range commit.Topics {
 			answer := kmsg.NewOffsetCommitResponseTopic()
 			answer.Topic, answer.TopicID = requested.Topic, requested.TopicID
@@ -288,7 +288,7 @@ func TestLeavingDoesNotWaitForABrokerThatIsGone(t *testing.T) {
 	b, d := newBroker(t), newDelivered()
 	ids := b.write(t, 100)
 	in := intake.New(nil, nil, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
-	consumer, err := kafka.NewConsumer(kafka.Config{Brokers: b.ListenAddrs(), Topic: topic}, group, in, slog.New(slog.DiscardHandler))
+	consumer, err := kafka.NewConsumer(t.Context(), kafka.Config{Brokers: b.ListenAddrs(), Topic: topic}, group, in, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	var once sync.Once
 	for d.missing(ids) == len(ids) {

@@ -108,7 +108,7 @@ type call struct {
 	at    time.Time
 	key   string
 	batch []event.Ref
-	ctx   context.Context //nolint:containedctx // tests look at how long it lives
+	ctx   context.Context
 	end   chan error
 }
 

@@ -33,9 +33,9 @@ type Consumer struct {
 const commitPatience = 5 * time.Second
 
 // NewConsumer joins the group for the topic. A group without a commit begins at the topic's start: what was written
-// before the first worker came is not skipped.
-func NewConsumer(cfg Config, group string, rebalance Rebalance, log *slog.Logger, hooks ...kgo.Hook) (*Consumer, error) {
-	commits, cut := context.WithCancel(context.Background())
+// before the first worker came is not skipped. It lives until Close: of ctx it takes the values, and not the end.
+func NewConsumer(ctx context.Context, cfg Config, group string, rebalance Rebalance, log *slog.Logger, hooks ...kgo.Hook) (*Consumer, error) {
+	commits, cut := context.WithCancel(context.WithoutCancel(ctx))
 	c := &Consumer{log: log, cut: cut}
 	opts := append(cfg.Options(),
 		kgo.ConsumeTopics(cfg.Topic),

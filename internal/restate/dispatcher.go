@@ -204,7 +204,7 @@ func recordOf(request *sdk.Request, value []byte, cause error) delivery.DeadReco
 	}
 	key, err := base64.URLEncoding.DecodeString(request.Headers.Get(headerKey))
 	if err != nil {
-		key, _ = base64.RawURLEncoding.DecodeString(request.Headers.Get(headerKey)) //nolint:errcheck // a key that is neither is left out
+		key, _ = base64.RawURLEncoding.DecodeString(request.Headers.Get(headerKey))
 	}
 	return delivery.DeadRecord{
 		Topic: request.Headers.Get(headerTopic), Partition: int32(number(headerPartition)), Offset: number(headerOffset), //nolint:gosec // a Kafka partition is an int32

@@ -100,7 +100,7 @@ func TestTheJournalNamesWhatHappenedAndHoldsNothingToBeKept(t *testing.T) {
 	ledger.refusals.Store(2) // so that there is a record step, too
 	poster := deliver.NewClient(1)
 	defer poster.Close()
-	d := dispatch.New(dispatch.Config{Route: "inhouse", Schedule: delivery.Schedule{time.Hour}}, ledger, vault{inBody}, poster, silent(), prometheus.NewRegistry())
+	d := dispatch.New(t.Context(), dispatch.Config{Route: "inhouse", Schedule: delivery.Schedule{time.Hour}}, ledger, vault{inBody}, poster, silent(), prometheus.NewRegistry())
 	defer func() { require.NoError(t, d.Close(context.WithoutCancel(t.Context()))) }()
 
 	one, two := ref(), ref()
@@ -121,7 +121,7 @@ func TestTheJournalNamesWhatHappenedAndHoldsNothingToBeKept(t *testing.T) {
 			EntryJSON string `json:"entry_json"`
 		}
 	}
-	owner := owned.Load().(string) //nolint:forcetypeassert // stored above
+	owner := owned.Load().(string)
 	ask(t, http.MethodPost, w.admin+"/query", map[string]string{"query": "select * from sys_journal where id = '" + owner + "' order by index"}, &journal)
 	var everything strings.Builder
 	var steps []string

@@ -44,6 +44,7 @@ type Registrar struct {
 	cfg          RegistrarConfig
 	subscription Subscription
 	token        string
+	told         bool // this process has registered, with its token
 	http         *http.Client
 	log          *slog.Logger
 	state        atomic.Pointer[error] // nil until the first check; then its outcome
@@ -106,23 +107,21 @@ func (r *Registrar) ensure(ctx context.Context) error {
 func (r *Registrar) ensureDeployment(ctx context.Context) error {
 	var known struct {
 		Deployments []struct {
-			ID       string `json:"id"`
-			URI      string `json:"uri"`
-			Services []struct {
-				Name string `json:"name"`
-			} `json:"services"`
+			URI     string            `json:"uri"`
+			Headers map[string]string `json:"additional_headers"`
 		} `json:"deployments"`
 	}
 	if err := r.call(ctx, http.MethodGet, "/deployments", nil, &known); err != nil {
 		return err
 	}
-	found := false
+	found, current := false, true
 	for _, deployment := range known.Deployments {
 		if strings.TrimSuffix(deployment.URI, "/") == strings.TrimSuffix(r.cfg.AdvertisedURL, "/") {
-			found = true
+			// A token that Restate does not know yet is told once: it may show what it knows masked.
+			found, current = true, r.told || r.token == "" || deployment.Headers["authorization"] == "Bearer "+r.token
 		}
 	}
-	if found {
+	if found && current {
 		var service struct {
 			Handlers []struct {
 				Name string `json:"name"`
@@ -142,8 +141,8 @@ func (r *Registrar) ensureDeployment(ctx context.Context) error {
 	}
 	body := map[string]any{
 		"uri": r.cfg.AdvertisedURL,
-		// A URL that is known with fewer handlers is one of an older build: adding handlers leaves the
-		// running journals what they are. Nothing else is ever forced.
+		// A URL that is known with fewer handlers is one of an older build, and one that is known with another
+		// token one of other settings: neither changes what the running journals are. Nothing else is forced.
 		"force": found,
 	}
 	if r.token != "" {
@@ -152,6 +151,7 @@ func (r *Registrar) ensureDeployment(ctx context.Context) error {
 	if err := r.call(ctx, http.MethodPost, "/deployments", body, nil); err != nil {
 		return err
 	}
+	r.told = true
 	r.log.LogAttrs(ctx, slog.LevelInfo, "registered with Restate", slog.String("url", r.cfg.AdvertisedURL))
 	return nil
 }

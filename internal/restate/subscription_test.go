@@ -92,7 +92,7 @@ func TestTheSubscriptionIsMadeOnceAndHandsEachRecordToProcess(t *testing.T) {
 
 	write(nil, nil)
 	tombstone := receive(t, buried)
-	require.EqualValues(t, offset+2, tombstone.Offset)
+	require.Equal(t, offset+2, tombstone.Offset)
 	require.Empty(t, tombstone.Value)
 	require.Empty(t, tombstone.Key)
 }
