@@ -1,0 +1,92 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/hookline/hookline/internal/crashtest"
+)
+
+func runCrashTest(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	fs := newFlags("crash-test")
+	options, err := runFlags(fs)
+	if err != nil {
+		return err
+	}
+	o := crashtest.Options{Token: os.Getenv("API_TOKEN")}
+	fault := fs.String("fault", "kill:webhook-worker", "what to break, as `kind:component`: "+strings.Join(crashtest.Names(), ", "))
+	faults := fs.String("faults", "", "`random` for a sequence of kills, freezes and deploys, drawn by the seed, for as long as --duration")
+	fs.DurationVar(&o.Duration, "duration", time.Minute, "how long random faults go on")
+	fs.Uint64Var(&o.Seed, "seed", 0, "`number` that draws the random faults (default: a random one, printed)")
+	fs.IntVar(&o.Payments, "payments", 1000, "`number` of payments at least; the load goes on until the fault is over")
+	fs.Float64Var(&o.Rate, "rate", 100, "payments per `second`")
+	fs.IntVar(&o.Merchants, "merchants", 10, "`number` of merchants with an endpoint each")
+	fs.Float64Var(&o.Refunds, "refunds", 0.1, "`share` of the payments that are refunded: a second event each")
+	fs.DurationVar(&o.Freeze, "freeze", 20*time.Second, "how long a freeze lasts")
+	fs.DurationVar(&o.Hold, "hold", 2*time.Minute, "how long the long transaction is held open")
+	fs.BoolVar(&o.HangOne, "hang-one", false, "the first merchant never answers while there is load")
+	plot := fs.String("plot", "", "`file` to write commits, deliveries and the fault to, as an SVG")
+	asJSON := fs.Bool("json", false, "print the result as one JSON object on the last line")
+	if _, err := parse(fs, args, 0, "crash-test [flags]",
+		"Breaks the stack under load and proves what came of it, by comparing ids and contents: what the API acknowledged, what\n"+
+			"PostgreSQL committed, what the merchants received. Brings the stack up where it is not; it stays up, with an impatient\n"+
+			"reconciler until the next up. Exits 1 when an event was lost, invented, changed, left unaccounted, or sent twice more\n"+
+			"than 250 ms after its 2xx."); err != nil {
+		return err
+	}
+	switch {
+	case *faults == "random":
+		o.Random = true
+	case *faults != "":
+		return wrongUsage("--faults is random, not %q", *faults)
+	}
+	if o.Fault, err = crashtest.ParseFault(*fault); err != nil {
+		return wrongUsage("%s", err)
+	}
+	if err := o.Validate(); err != nil {
+		return wrongUsage("%s", err)
+	}
+	if o.Seed == 0 {
+		o.Seed = uint64(rand.Uint32()) //nolint:gosec // it names a run, and guards nothing
+	}
+	if o.Stack, err = keepKafka(ctx, *options); err != nil {
+		return err
+	}
+	o.Progress = func(line string) { fmt.Fprintln(stderr, line) }
+	fmt.Fprintf(stderr, "seed %d\n", o.Seed)
+	result, err := crashtest.Run(ctx, o)
+	if err != nil {
+		return err
+	}
+	out := stdout
+	if *asJSON {
+		out = stderr
+	}
+	result.Print(out)
+	if *plot != "" {
+		if err := writePlot(*plot, result); err != nil {
+			return err
+		}
+		fmt.Fprintf(out, "plot: %s\n", *plot)
+	}
+	if *asJSON {
+		if err := printJSON(stdout, result); err != nil {
+			return err
+		}
+	}
+	return result.Err()
+}
+
+func writePlot(name string, result crashtest.Result) error {
+	file, err := os.Create(name)
+	if err != nil {
+		return fmt.Errorf("writing the plot: %w", err)
+	}
+	return errors.Join(result.Plot(file), file.Close())
+}
