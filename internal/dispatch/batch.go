@@ -92,6 +92,13 @@ func (d *Dispatcher) deliver(ctx context.Context, owner string, claims []deliver
 			done = append(done, outcome)
 			continue
 		}
+		if lane == fast && d.exchanges.isSlow(claim.EndpointID) {
+			// Whoever shares a batch with it would wait for it: its deliveries go to an Attempt of their own.
+			done = append(done, delivery.Outcome{
+				Key: claim.Key, Epoch: claim.Epoch, Number: claim.Number, State: delivery.Retrying, Cause: delivery.CauseNotStarted, Next: claim.Number,
+			})
+			continue
+		}
 		open[claim.Key] = claim
 		p := payload.found[claim.Event.EventID]
 		if p.Visibility == event.NotVisible {

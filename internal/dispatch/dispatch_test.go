@@ -394,6 +394,32 @@ func TestOpenExchangeIsHandedOverAndItsSuccessRecorded(t *testing.T) {
 	require.Len(t, w.merchant.sent(), 2, "the watchdog sends nothing")
 }
 
+// Interleaving: one merchant hangs. The batches that hold events of it and of others wait for it once.
+func TestEndpointWithAnOverdueRequestLeavesTheBatchLane(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	_, let := w.merchant.hang(status(200))
+	w.process(t, "inv-1", newRef())
+	ref := newRef()
+	start := time.Now()
+	result := w.process(t, "inv-2", ref)
+	require.Less(t, time.Since(start), dispatch.Budget, "nobody waits for it again")
+	require.Empty(t, w.merchant.sent())
+	follow := result.FollowUps()
+	require.Len(t, follow, 1)
+	require.Zero(t, follow[0].Delay)
+	_, err := w.Attempt(t.Context(), "inv-3", follow[0].List)
+	require.NoError(t, err)
+	require.Equal(t, "succeeded attempts=1", w.state(t, ref))
+
+	let()
+	require.Eventually(t, func() bool {
+		before := len(w.merchant.sent())
+		w.process(t, "inv-"+uuid.NewString(), newRef())
+		return len(w.merchant.sent()) > before
+	}, 5*time.Second, 10*time.Millisecond, "it answers again, and is back in the batch lane")
+}
+
 // Interleaving: the step has let go; then the merchant answers 503, and later the watchdog comes.
 func TestWatchdogAloneSchedulesAfterAFailureInTheBackground(t *testing.T) {
 	t.Parallel()

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/hookline/hookline/internal/deliver"
 	"github.com/hookline/hookline/internal/delivery"
 	"github.com/hookline/hookline/internal/platform/logging"
@@ -20,6 +22,7 @@ type exchange struct {
 	message  deliver.Message
 	holder   holder
 	started  bool // the first byte may have left
+	overdue  bool // it outlived its step
 	kept     bool // kept back: it must not start any more
 }
 
@@ -41,9 +44,19 @@ type exchangeResult struct {
 type exchanges struct {
 	mu   sync.Mutex
 	open map[delivery.Key]*exchange
+	slow map[uuid.UUID]int // overdue ones by endpoint
 }
 
-func newExchanges() *exchanges { return &exchanges{open: map[delivery.Key]*exchange{}} }
+func newExchanges() *exchanges {
+	return &exchanges{open: map[delivery.Key]*exchange{}, slow: map[uuid.UUID]int{}}
+}
+
+// isSlow reports whether the endpoint has a request open for longer than a step waits.
+func (x *exchanges) isSlow(endpoint uuid.UUID) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.slow[endpoint] > 0
+}
 
 // join makes h the holder of the delivery's open exchange, and reports whether there is one: a second
 // execution waits for the request of the first instead of making another.
@@ -79,6 +92,11 @@ func (x *exchanges) end(e *exchange) (holder, delivery.Claim) {
 	if x.open[e.claim.Key] == e {
 		delete(x.open, e.claim.Key)
 	}
+	if e.overdue {
+		if x.slow[e.claim.EndpointID]--; x.slow[e.claim.EndpointID] == 0 {
+			delete(x.slow, e.claim.EndpointID)
+		}
+	}
 	return e.holder, e.claim
 }
 
@@ -108,6 +126,10 @@ func (x *exchanges) letGo(keys []delivery.Key, from, to holder, dialling bool) (
 		case !found || e.holder != from:
 		case e.started || dialling:
 			e.holder = to
+			if !e.overdue {
+				e.overdue = true
+				x.slow[key.EndpointID]++
+			}
 			open = append(open, key)
 		default:
 			e.kept, e.holder = true, nobody{}
