@@ -13,6 +13,9 @@ import (
 	"github.com/hookline/hookline/internal/crashtest"
 )
 
+// oldPayments are as many as the first demonstrations of this kind made.
+const oldPayments = 100
+
 func runCrashTest(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	fs := newFlags("crash-test")
 	options, err := runFlags(fs)
@@ -31,6 +34,7 @@ func runCrashTest(ctx context.Context, args []string, stdout, stderr io.Writer) 
 	fs.DurationVar(&o.Freeze, "freeze", 20*time.Second, "how long a freeze lasts")
 	fs.DurationVar(&o.Hold, "hold", 2*time.Minute, "how long the long transaction is held open")
 	fs.BoolVar(&o.HangOne, "hang-one", false, "the first merchant never answers while there is load")
+	old := fs.Bool("old", false, "show instead what the architecture before loses, which keeps webhooks in memory: 100 payments, one kill")
 	plot := fs.String("plot", "", "`file` to write commits, deliveries and the fault to, as an SVG")
 	asJSON := fs.Bool("json", false, "print the result as one JSON object on the last line")
 	if _, err := parse(fs, args, 0, "crash-test [flags]",
@@ -55,30 +59,47 @@ func runCrashTest(ctx context.Context, args []string, stdout, stderr io.Writer) 
 	if o.Seed == 0 {
 		o.Seed = uint64(rand.Uint32()) //nolint:gosec // it names a run, and guards nothing
 	}
+	o.Progress = func(line string) { fmt.Fprintln(stderr, line) }
+	fmt.Fprintf(stderr, "seed %d\n", o.Seed)
+	report := func(result crashtest.Result) error {
+		out := stdout
+		if *asJSON {
+			out = stderr
+		}
+		result.Print(out)
+		if *plot != "" {
+			if err := writePlot(*plot, result); err != nil {
+				return err
+			}
+			fmt.Fprintf(out, "plot: %s\n", *plot)
+		}
+		if *asJSON {
+			return printJSON(stdout, result)
+		}
+		return nil
+	}
+	if *old {
+		complete, err := options.Complete()
+		if err != nil {
+			return wrongUsage("%s", err)
+		}
+		result, err := crashtest.RunOld(ctx, crashtest.OldOptions{
+			BinDir: complete.BinDir, PortOffset: complete.PortOffset, Payments: oldPayments, Rate: o.Rate, Seed: o.Seed, Progress: o.Progress,
+		})
+		if err != nil {
+			return err
+		}
+		return report(result) // that it loses is what it is for
+	}
 	if o.Stack, err = keepKafka(ctx, *options); err != nil {
 		return err
 	}
-	o.Progress = func(line string) { fmt.Fprintln(stderr, line) }
-	fmt.Fprintf(stderr, "seed %d\n", o.Seed)
 	result, err := crashtest.Run(ctx, o)
 	if err != nil {
 		return err
 	}
-	out := stdout
-	if *asJSON {
-		out = stderr
-	}
-	result.Print(out)
-	if *plot != "" {
-		if err := writePlot(*plot, result); err != nil {
-			return err
-		}
-		fmt.Fprintf(out, "plot: %s\n", *plot)
-	}
-	if *asJSON {
-		if err := printJSON(stdout, result); err != nil {
-			return err
-		}
+	if err := report(result); err != nil {
+		return err
 	}
 	return result.Err()
 }

@@ -108,34 +108,39 @@ func (r *run) expect(name string) {
 	r.mu.Unlock()
 }
 
-// strike kills the component's whole group, and returns when it is gone.
-func (r *run) strike(ctx context.Context, name string) error {
-	identity, err := identify(name, r.pid(name))
+// strike kills the component with all that belongs to it, and returns when it is gone. What it returns notes the end of
+// the fault, which began with the kill.
+func (r *run) strike(ctx context.Context, name, as string) (over func(), err error) {
+	victim, err := aim(name, r.pid(name))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	r.expect(name)
-	if err := hit(identity.PID, syscall.SIGKILL); err != nil {
-		return err
+	over = r.fault(as)
+	if err := victim.hit(syscall.SIGKILL); err != nil {
+		return nil, err
 	}
-	return r.await(ctx, name+" is gone", 10*time.Second, func(context.Context) (bool, error) { return !identity.Alive(), nil })
+	return over, await(ctx, name+" is gone", 10*time.Second, func(context.Context) (bool, error) { return !victim.Alive(), nil })
 }
 
 func (r *run) kill(ctx context.Context, name, as string, down time.Duration) error {
-	over := r.fault(as)
-	defer over()
-	if err := r.strike(ctx, name); err != nil {
+	over, err := r.strike(ctx, name, as)
+	if err != nil {
 		return err
 	}
 	if err := pause(ctx, down); err != nil {
 		return err
 	}
-	return r.up(ctx)
+	if err := r.up(ctx); err != nil {
+		return err
+	}
+	over()
+	return nil
 }
 
 // stop asks the component to end, and waits until it has.
 func (r *run) stop(ctx context.Context, name string) error {
-	identity, err := identify(name, r.pid(name))
+	part, err := aim(name, r.pid(name))
 	if err != nil {
 		return err
 	}
@@ -145,7 +150,7 @@ func (r *run) stop(ctx context.Context, name string) error {
 		signal = syscall.SIGINT // SIGTERM waits until its last client has left
 	}
 	asked := time.Now()
-	killed, err := identity.Stop(ctx, signal, within)
+	killed, err := part.Stop(ctx, signal, within)
 	if err != nil {
 		return fmt.Errorf("stopping %s: %w", name, err)
 	}
@@ -167,7 +172,7 @@ func (r *run) term(ctx context.Context, name, as string) error {
 
 // freeze stops the component's processes for a while, and proves that it is silent for as long.
 func (r *run) freeze(ctx context.Context, f Fault) (err error) {
-	identity, err := identify(f.Target, r.pid(f.Target))
+	victim, err := aim(f.Target, r.pid(f.Target))
 	if err != nil {
 		return err
 	}
@@ -180,7 +185,7 @@ func (r *run) freeze(ctx context.Context, f Fault) (err error) {
 	over := r.fault(f.String())
 	defer over()
 	frozen := time.Now()
-	if err := hit(identity.PID, syscall.SIGSTOP); err != nil {
+	if err := victim.hit(syscall.SIGSTOP); err != nil {
 		return err
 	}
 	woken := false
@@ -189,7 +194,7 @@ func (r *run) freeze(ctx context.Context, f Fault) (err error) {
 			return nil
 		}
 		woken = true
-		return hit(identity.PID, syscall.SIGCONT)
+		return victim.hit(syscall.SIGCONT)
 	}
 	defer func() { err = errors.Join(err, wake()) }()
 	silent, answered := 0, 0
@@ -203,7 +208,7 @@ func (r *run) freeze(ctx context.Context, f Fault) (err error) {
 			answered++
 		}
 	}
-	if answered > 0 || !stopped(identity.PID) {
+	if answered > 0 || !stopped(victim.PID) {
 		r.find("the frozen %s answered %d of %d times", f.Target, answered, answered+silent)
 	}
 	if err := pause(ctx, r.o.Freeze-time.Since(frozen)); err != nil {
@@ -226,7 +231,7 @@ func (r *run) crashLoop(ctx context.Context, f Fault) error {
 	if err := r.stop(ctx, f.Target); err != nil {
 		return err
 	}
-	err := r.await(ctx, "the backlog is there", 2*time.Minute, func(context.Context) (bool, error) { return r.posted.Load() >= loopBacklog, nil })
+	err := await(ctx, "the backlog is there", 2*time.Minute, func(context.Context) (bool, error) { return r.posted.Load() >= loopBacklog, nil })
 	if err != nil {
 		return err
 	}
@@ -261,7 +266,7 @@ func (r *run) dropSlot(ctx context.Context, f Fault) error {
 	if err := r.stop(ctx, stack.CDCRelay); err != nil {
 		return err
 	}
-	err := r.await(ctx, "the slot is dropped", 20*time.Second, func(ctx context.Context) (bool, error) {
+	err := await(ctx, "the slot is dropped", 20*time.Second, func(ctx context.Context) (bool, error) {
 		_, err := r.records.pool.Exec(ctx, "select pg_drop_replication_slot($1)", slot)
 		return err == nil, err
 	})
@@ -295,7 +300,7 @@ func (r *run) loseVolume(ctx context.Context, f Fault) error {
 	if err := posts.Wait(); err != nil {
 		return err
 	}
-	err = r.await(ctx, "the retries wait", retryAfter, func(ctx context.Context) (bool, error) {
+	err = await(ctx, "the retries wait", retryAfter, func(ctx context.Context) (bool, error) {
 		p, err := r.records.progress(ctx, r.merchants)
 		return p.Retrying >= waitingRetries, err
 	})
@@ -305,11 +310,11 @@ func (r *run) loseVolume(ctx context.Context, f Fault) error {
 	if err := r.behave(ctx, merchant, ""); err != nil {
 		return err
 	}
-	over := r.fault(f.String())
-	defer over()
-	if err := r.strike(ctx, stack.Restate); err != nil {
+	over, err := r.strike(ctx, stack.Restate, f.String())
+	if err != nil {
 		return err
 	}
+	defer over()
 	if err := os.RemoveAll(filepath.Join(r.o.Stack.Dir, "data", "restate")); err != nil {
 		return fmt.Errorf("removing Restate's data: %w", err)
 	}
@@ -345,7 +350,7 @@ func (r *run) resetGroup(ctx context.Context, f Fault) error {
 	if err != nil {
 		return fmt.Errorf("listing the topic's offsets: %w", err)
 	}
-	err = r.await(ctx, "the group's offsets are moved", 30*time.Second, func(ctx context.Context) (bool, error) {
+	err = await(ctx, "the group's offsets are moved", 30*time.Second, func(ctx context.Context) (bool, error) {
 		err := admin.CommitAllOffsets(ctx, r.group, to.Offsets()) // refused while a member is left
 		return err == nil, err
 	})
@@ -389,7 +394,7 @@ func (r *run) longTransaction(ctx context.Context, f Fault) (err error) {
 	skipped := time.Now()
 	r.say("    the record of event %s is kept out of the topic", id)
 	seen := 0
-	err = r.await(ctx, "the event is driven all the same", r.o.Hold-time.Since(opened), func(context.Context) (bool, error) {
+	err = await(ctx, "the event is driven all the same", r.o.Hold-time.Since(opened), func(context.Context) (bool, error) {
 		r.mu.Lock()
 		seen = max(seen, r.report.Unaccounted)
 		r.mu.Unlock()
@@ -422,7 +427,7 @@ func (r *run) longTransaction(ctx context.Context, f Fault) (err error) {
 func (r *run) skipRecord(ctx context.Context) (string, error) {
 	r.gate.Lock()
 	defer r.gate.Unlock()
-	err := r.await(ctx, "all is planned", 30*time.Second, func(ctx context.Context) (bool, error) {
+	err := await(ctx, "all is planned", 30*time.Second, func(ctx context.Context) (bool, error) {
 		p, err := r.records.progress(ctx, r.merchants)
 		return p.Planned == p.Committed, err
 	})
@@ -436,7 +441,7 @@ func (r *run) skipRecord(ctx context.Context) (string, error) {
 	if err := r.clients.pay(ctx, 20_000_000, merchant, false); err != nil {
 		return "", err
 	}
-	err = r.await(ctx, "the slot is moved past the event", 20*time.Second, func(ctx context.Context) (bool, error) {
+	err = await(ctx, "the slot is moved past the event", 20*time.Second, func(ctx context.Context) (bool, error) {
 		_, err := r.records.pool.Exec(ctx, "select pg_replication_slot_advance($1, pg_current_wal_flush_lsn())", slot)
 		return err == nil, err
 	})

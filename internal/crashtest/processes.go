@@ -12,28 +12,50 @@ import (
 	"github.com/hookline/hookline/internal/stack/process"
 )
 
-// hit sends the signal to the process, to its group, and to the groups of its descendants: PostgreSQL's children lead
-// groups of their own.
-func hit(leader int, signal syscall.Signal) error {
-	groups := groupsOf(leader)
-	if signal == syscall.SIGCONT { // children first: a parent that wakes alone takes them for dead
-		groups = append(groups[1:], groups[0])
+// target is a process that is about to be hit, with all that belongs to it: its group, and the groups of its descendants,
+// as PostgreSQL's children lead groups of their own. It is found beforehand, so that the time of the fault is known.
+type target struct {
+	process.Identity
+
+	groups []int // the leader's first
+}
+
+func aim(name string, pid int) (target, error) {
+	if pid == 0 {
+		return target{}, fmt.Errorf("%s does not run", name)
 	}
-	for i, group := range groups {
-		err := syscall.Kill(-group, signal)
-		if errors.Is(err, syscall.ESRCH) && i > 0 {
-			continue // it ended meanwhile
-		}
-		if err != nil {
-			return fmt.Errorf("sending %s to the process group %d: %w", signal, group, err)
+	identity, err := process.Of(pid)
+	if err != nil {
+		return target{}, fmt.Errorf("finding %s: %w", name, err)
+	}
+	return target{identity, groupsOf(pid)}, nil
+}
+
+// hit sends the signal to all of them. The leader goes first, lest it mourns its children, or makes new ones; it wakes
+// last.
+func (t target) hit(signal syscall.Signal) error {
+	groups := t.groups
+	if signal == syscall.SIGCONT {
+		groups = append(groupsOf(t.PID)[1:], t.PID)
+	}
+	for _, group := range groups {
+		if err := send(group, signal); err != nil && (group == t.PID || !errors.Is(err, syscall.ESRCH)) {
+			return err
 		}
 	}
-	if signal == syscall.SIGSTOP { // what was forked between the look and the stop
-		for _, group := range groupsOf(leader)[1:] {
-			if err := syscall.Kill(-group, signal); err != nil && !errors.Is(err, syscall.ESRCH) {
-				return fmt.Errorf("sending %s to the process group %d: %w", signal, group, err)
+	if signal == syscall.SIGSTOP { // what was made since the look
+		for _, group := range groupsOf(t.PID)[1:] {
+			if err := send(group, signal); err != nil && !errors.Is(err, syscall.ESRCH) {
+				return err
 			}
 		}
+	}
+	return nil
+}
+
+func send(group int, signal syscall.Signal) error {
+	if err := syscall.Kill(-group, signal); err != nil {
+		return fmt.Errorf("sending %s to the process group %d: %w", signal, group, err)
 	}
 	return nil
 }
@@ -87,16 +109,4 @@ func statOf(pid int) []string {
 func stopped(pid int) bool {
 	fields := statOf(pid)
 	return len(fields) > 0 && fields[0] == "T"
-}
-
-// identify names the process beyond its pid, which may be given to another one.
-func identify(name string, pid int) (process.Identity, error) {
-	if pid == 0 {
-		return process.Identity{}, fmt.Errorf("%s does not run", name)
-	}
-	identity, err := process.Of(pid)
-	if err != nil {
-		return identity, fmt.Errorf("finding %s: %w", name, err)
-	}
-	return identity, nil
 }

@@ -256,15 +256,19 @@ func (r *run) addMerchants(ctx context.Context) (func() error, error) {
 	}, nil
 }
 
-// behave tells the simulator how to treat a merchant's webhooks, by the fields of its behaviour; empty is normal.
 func (r *run) behave(ctx context.Context, merchant, fields string) error {
+	return behave(ctx, r.address(stack.MerchantSimulator), merchant, fields)
+}
+
+// behave tells a simulator how to treat a merchant's webhooks, by the fields of its behaviour; empty is normal.
+func behave(ctx context.Context, simulator, merchant, fields string) error {
 	body := fmt.Sprintf(`{"merchant":%q`, merchant)
 	if fields != "" {
 		body += "," + fields
 	}
 	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPut, "http://"+r.address(stack.MerchantSimulator)+"/behaviour", strings.NewReader(body+"}"))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, "http://"+simulator+"/behaviour", strings.NewReader(body+"}"))
 	if err != nil {
 		return fmt.Errorf("telling the merchant how to behave: %w", err)
 	}
@@ -321,7 +325,7 @@ func (r *run) drive(ctx context.Context) error {
 func refunded(i int, share float64) bool { return int(float64(i+1)*share) > int(float64(i)*share) }
 
 // await waits until the condition holds; what names it.
-func (r *run) await(ctx context.Context, what string, within time.Duration, condition func(context.Context) (bool, error)) error {
+func await(ctx context.Context, what string, within time.Duration, condition func(context.Context) (bool, error)) error {
 	deadline := time.Now().Add(within)
 	for {
 		holds, err := condition(ctx)
