@@ -6,26 +6,21 @@ package pgtest
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
 	"github.com/hookline/hookline/internal/stack/pgserver"
+	"github.com/hookline/hookline/internal/testkit/child"
 	"github.com/hookline/hookline/migrations"
 )
 
@@ -109,12 +104,12 @@ func start() error {
 	if err := os.Chmod(dir, 0o755); err != nil { // root hands the data directory to another user
 		return err
 	}
-	port, err := freePort()
+	ports, err := child.FreePorts(1)
 	if err != nil {
 		return err
 	}
 	shared = &pgserver.Server{
-		Binaries: binaries, DataDir: filepath.Join(dir, "data"), Port: port, Password: password,
+		Binaries: binaries, DataDir: filepath.Join(dir, "data"), Port: ports[0], Password: password,
 		Settings: map[string]string{"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"},
 	}
 	if err := shared.Init(ctx); err != nil {
@@ -126,10 +121,7 @@ func start() error {
 	}
 	var log strings.Builder
 	cmd.Stdout, cmd.Stderr = &log, &log
-	// A test binary that dies leaves no server behind. The signal comes when the starting thread ends, so
-	// the thread must stay: see startOnOwnThread.
-	cmd.SysProcAttr.Pdeathsig = syscall.SIGINT
-	exited, err := startOnOwnThread(cmd)
+	exited, err := child.Start(cmd, syscall.SIGINT)
 	if err != nil {
 		return err
 	}
@@ -138,9 +130,9 @@ func start() error {
 		<-exited
 		os.RemoveAll(dir)
 	}
-	if err := ready(ctx, exited); err != nil {
+	if err := child.Await(ctx, exited, answers); err != nil {
 		stop()
-		return fmt.Errorf("%w: %s", err, log.String())
+		return fmt.Errorf("waiting for PostgreSQL: %w: %s", err, log.String())
 	}
 	return prepare(ctx)
 }
@@ -168,50 +160,10 @@ func prepare(ctx context.Context) error {
 	return nil
 }
 
-func ready(ctx context.Context, exited <-chan error) error {
-	deadline := time.Now().Add(30 * time.Second)
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		conn, err := pgx.Connect(ctx, shared.DSN("postgres"))
-		if err == nil {
-			return conn.Close(ctx)
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("PostgreSQL did not become ready: %w", err)
-		}
-		select {
-		case <-exited:
-			return errors.New("PostgreSQL ended while starting")
-		case <-tick.C:
-		}
-	}
-}
-
-func freePort() (int, error) {
-	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
+func answers(ctx context.Context) error {
+	conn, err := pgx.Connect(ctx, shared.DSN("postgres"))
 	if err != nil {
-		return 0, err
+		return err
 	}
-	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	if err != nil {
-		return 0, err
-	}
-	return strconv.Atoi(port)
-}
-
-// startOnOwnThread starts cmd on an operating system thread that lives as long as cmd does.
-func startOnOwnThread(cmd *exec.Cmd) (<-chan error, error) {
-	started, exited := make(chan error), make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // PR_SET_PDEATHSIG fires when the thread that forked ends, and Go ends idle threads
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			exited <- cmd.Wait()
-			close(exited)
-		}
-	}()
-	return exited, <-started
+	return conn.Close(ctx)
 }

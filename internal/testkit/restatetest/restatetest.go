@@ -4,22 +4,18 @@ package restatetest
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/hookline/hookline/internal/stack/restateserver"
 	"github.com/hookline/hookline/internal/stack/tools"
+	"github.com/hookline/hookline/internal/testkit/child"
 )
 
 var (
@@ -56,7 +52,7 @@ func start() error {
 	if err != nil {
 		return fmt.Errorf("making Restate's directory: %w", err)
 	}
-	ports, err := freePorts(3)
+	ports, err := child.FreePorts(3)
 	if err != nil {
 		return err
 	}
@@ -72,8 +68,7 @@ func start() error {
 	defer log.Close()
 	cmd := shared.Command(ctx)
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
-	exited, err := startOnOwnThread(cmd)
+	exited, err := child.Start(cmd, syscall.SIGKILL)
 	if err != nil {
 		return fmt.Errorf("starting %s: %w", binary, err)
 	}
@@ -82,66 +77,12 @@ func start() error {
 		<-exited
 		os.RemoveAll(dir)
 	}
-	if err := ready(ctx, exited); err != nil {
+	if err := child.Await(ctx, exited, shared.Ready); err != nil {
 		text, _ := os.ReadFile(log.Name())
 		stop()
-		return fmt.Errorf("%w: %s", err, tail(text))
+		return fmt.Errorf("waiting for Restate: %w: %s", err, tail(text))
 	}
 	return nil
-}
-
-func ready(ctx context.Context, exited <-chan error) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := shared.Ready(ctx)
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-exited:
-			return errors.New("Restate ended while starting")
-		case <-ctx.Done():
-			return fmt.Errorf("Restate did not become ready: %w", err)
-		case <-tick.C:
-		}
-	}
-}
-
-// freePorts holds each port open until it has the next, so that they differ.
-func freePorts(n int) ([]int, error) {
-	if n == 0 {
-		return nil, nil
-	}
-	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, fmt.Errorf("finding a free port: %w", err)
-	}
-	defer l.Close()
-	addr, ok := l.Addr().(*net.TCPAddr)
-	if !ok {
-		return nil, fmt.Errorf("finding a free port: %s is no TCP address", l.Addr())
-	}
-	rest, err := freePorts(n - 1)
-	return append(rest, addr.Port), err
-}
-
-// startOnOwnThread starts cmd on an operating system thread that lives as long as cmd does: the signal of
-// Pdeathsig comes when the thread that forked ends, and Go ends idle threads.
-func startOnOwnThread(cmd *exec.Cmd) (<-chan error, error) {
-	started, exited := make(chan error), make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			exited <- cmd.Wait()
-			close(exited)
-		}
-	}()
-	return exited, <-started
 }
 
 func tail(text []byte) []byte {
