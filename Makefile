@@ -21,6 +21,17 @@ test: build ## run every test with the race detector; downloads what the tests n
 	@command -v "$$(go env CC)" >/dev/null || { echo "the race detector needs a C compiler: apt-get install -y gcc libc6-dev" >&2; exit 1; }
 	@postgres="$$(bin/hookline provision)" && HOOKLINE_POSTGRES_BIN="$${postgres:-$$HOOKLINE_POSTGRES_BIN}" go test -race ./...
 
+.PHONY: crash-test
+crash-test: build ## the old architecture against the new one: 100 payments, one kill -9
+	@scripts/crash-test.sh
+
+# A stack of its own, beside one that runs; it is stopped and removed in the end, whatever came of it.
+CRASH_STACK := --dir .hookline/crash-matrix --port-offset 20000
+
+.PHONY: crash-matrix
+crash-matrix: build ## every fault one after the other; writes docs/crash-matrix.md; takes half an hour
+	@bin/hookline crash-test $(CRASH_STACK) --matrix docs/crash-matrix.md; code=$$?; bin/hookline down --dir .hookline/crash-matrix --purge; exit $$code
+
 # The linters are a module of their own, so that what they depend on stays out of the product's. The first
 # run compiles them, which takes a minute or two; later ones come from Go's cache.
 LINT := go tool -modfile=tools/go.mod golangci-lint

@@ -27,7 +27,7 @@ func runCrashTest(ctx context.Context, args []string, stdout, stderr io.Writer) 
 	faults := fs.String("faults", "", "`random` for a sequence of kills, freezes and deploys, drawn by the seed, for as long as --duration")
 	fs.DurationVar(&o.Duration, "duration", time.Minute, "how long random faults go on")
 	fs.Uint64Var(&o.Seed, "seed", 0, "`number` that draws the random faults (default: a random one, printed)")
-	fs.IntVar(&o.Payments, "payments", 1000, "`number` of payments at least; the load goes on until the fault is over")
+	fs.IntVar(&o.Payments, "payments", 1000, "`number` of payments; more where the fault lasts longer than they take")
 	fs.Float64Var(&o.Rate, "rate", 100, "payments per `second`")
 	fs.IntVar(&o.Merchants, "merchants", 10, "`number` of merchants with an endpoint each")
 	fs.Float64Var(&o.Refunds, "refunds", 0.1, "`share` of the payments that are refunded: a second event each")
@@ -35,6 +35,7 @@ func runCrashTest(ctx context.Context, args []string, stdout, stderr io.Writer) 
 	fs.DurationVar(&o.Hold, "hold", 2*time.Minute, "how long the long transaction is held open")
 	fs.BoolVar(&o.HangOne, "hang-one", false, "the first merchant never answers while there is load")
 	old := fs.Bool("old", false, "show instead what the architecture before loses, which keeps webhooks in memory: 100 payments, one kill")
+	matrix := fs.String("matrix", "", "`file` to write a report to, as Markdown, of every fault one after the other; takes about half an hour")
 	plot := fs.String("plot", "", "`file` to write commits, deliveries and the fault to, as an SVG")
 	asJSON := fs.Bool("json", false, "print the result as one JSON object on the last line")
 	if _, err := parse(fs, args, 0, "crash-test [flags]",
@@ -94,6 +95,9 @@ func runCrashTest(ctx context.Context, args []string, stdout, stderr io.Writer) 
 	if o.Stack, err = keepKafka(ctx, *options); err != nil {
 		return err
 	}
+	if *matrix != "" {
+		return runMatrix(ctx, o, *matrix)
+	}
 	result, err := crashtest.Run(ctx, o)
 	if err != nil {
 		return err
@@ -110,4 +114,22 @@ func writePlot(name string, result crashtest.Result) error {
 		return fmt.Errorf("writing the plot: %w", err)
 	}
 	return errors.Join(result.Plot(file), file.Close())
+}
+
+// runMatrix writes the report anew after each fault, so that an interrupted one shows what there was.
+func runMatrix(ctx context.Context, o crashtest.Options, name string) error {
+	var writing error
+	m, err := crashtest.RunMatrix(ctx, o, func(m crashtest.Matrix, left int) {
+		row := m.Rows[len(m.Rows)-1]
+		o.Progress(fmt.Sprintf("=== %s: %s; %d to go", row.Flags, row.Verdict(), left))
+		file, err := os.Create(name)
+		if err == nil {
+			err = errors.Join(m.Write(file), file.Close())
+		}
+		writing = err
+	})
+	if err := errors.Join(err, writing); err != nil {
+		return err
+	}
+	return m.Err()
 }

@@ -261,11 +261,11 @@ func (r *run) crashLoop(ctx context.Context, f Fault) error {
 
 // dropSlot makes the relay's slot anew while the load goes on: what was committed between is in no stream.
 func (r *run) dropSlot(ctx context.Context, f Fault) error {
-	over := r.fault(f.String())
-	defer over()
 	if err := r.stop(ctx, stack.CDCRelay); err != nil {
 		return err
 	}
+	over := r.fault(f.String())
+	defer over()
 	err := await(ctx, "the slot is dropped", 20*time.Second, func(ctx context.Context) (bool, error) {
 		_, err := r.records.pool.Exec(ctx, "select pg_drop_replication_slot($1)", slot)
 		return err == nil, err
@@ -324,11 +324,11 @@ func (r *run) loseVolume(ctx context.Context, f Fault) error {
 
 // resetGroup moves the consumer group's offsets while its worker is stopped and the load goes on.
 func (r *run) resetGroup(ctx context.Context, f Fault) error {
-	over := r.fault(f.String())
-	defer over()
 	if err := r.stop(ctx, stack.WebhookWorker); err != nil {
 		return err
 	}
+	over := r.fault(f.String())
+	defer over()
 	if err := pause(ctx, 3*time.Second); err != nil {
 		return err
 	}

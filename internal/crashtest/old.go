@@ -10,7 +10,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -133,6 +135,9 @@ func (s *old) compare(clients *clients, received *receipts, window Window, began
 	}
 	sets.Received, _ = received.all()
 	v := Check(sets)
+	for i, line := range v.Lost {
+		v.Lost[i] = strings.Replace(line, "was committed", "was acknowledged", 1) // there is no more to it here
+	}
 	r := Result{
 		Fault: window.Fault, Seed: s.Seed, Intake: "memory", Kafka: "none", Rate: s.Rate, Merchants: 1,
 		Acknowledged: v.Acknowledged, Committed: v.Committed, Received: v.Received, Lost: len(v.Lost), Phantoms: len(v.Phantoms),
@@ -140,6 +145,11 @@ func (s *old) compare(clients *clients, received *receipts, window Window, began
 		ByGeneration: map[int64]int{}, RecoveryS: map[string]float64{}, APIFailures: map[string]int{"no answer": len(clients.failures)},
 		Seconds: seconds(time.Since(began)), Verdict: v, Faults: sets.Faults, Began: began,
 	}
+	for _, receipt := range sets.Received {
+		r.Deliveries = append(r.Deliveries, receipt.At)
+	}
+	slices.SortFunc(r.Deliveries, time.Time.Compare)
+	r.LongestGapS = seconds(longestGap(r.Deliveries))
 	return r, nil
 }
 

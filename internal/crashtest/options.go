@@ -21,7 +21,7 @@ type Options struct {
 	Duration time.Duration
 	Seed     uint64
 
-	Payments  int // at least; the load goes on until the fault is over
+	Payments  int // at least; where the fault lasts, the load goes on until it is over
 	Rate      float64
 	Merchants int
 	Refunds   float64 // share of the payments that are refunded: a second event each
@@ -82,6 +82,12 @@ func (o Options) name() string {
 		return "random"
 	}
 	return o.Fault.String()
+}
+
+// brief tells a fault that is over in seconds: the load has the wanted number of payments, no more, most of them behind
+// the fault.
+func (o Options) brief() bool {
+	return !o.Random && (o.Fault.Kind == kindKill || o.Fault.Kind == kindTerm || o.Fault.Kind == kindNone)
 }
 
 // complete fills in what follows from the fault.

@@ -286,13 +286,16 @@ func behave(ctx context.Context, simulator, merchant, fields string) error {
 }
 
 // drive makes the payments at a steady rate, whether or not those before were answered, until there are as many as are
-// wanted and the fault is over. It returns when all are answered.
+// wanted and the fault, where it lasts, is over. It returns when all are answered.
 func (r *run) drive(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	next := time.Now()
 	for i := 0; ; i++ {
 		rate := r.o.Rate
 		if i >= r.o.Payments {
+			if r.o.brief() {
+				return group.Wait()
+			}
 			if !r.o.Random {
 				rate = min(rate, tailRate)
 			}
