@@ -16,6 +16,12 @@ build: ## build every command into bin/
 demo: build ## start the whole pipeline on this machine and watch payments arrive at the merchant
 	@bin/hookline demo
 
+.PHONY: bench
+bench: build ## measure the stack: a burst, then 100 and 500 payments a second
+	@bin/hookline bench --burst 10000
+	@bin/hookline bench --rate 100 --duration 30s
+	@bin/hookline bench --rate 500 --duration 30s
+
 .PHONY: test
 test: build ## run every test with the race detector; downloads what the tests need and the machine lacks
 	@command -v "$$(go env CC)" >/dev/null || { echo "the race detector needs a C compiler: apt-get install -y gcc libc6-dev" >&2; exit 1; }

@@ -71,7 +71,7 @@ func showAddresses(w io.Writer, status stack.Status) map[string]string {
 		}
 	}
 	fmt.Fprintf(w, `
-The stack goes on running (stop it with: hookline down). Look around:
+The stack goes on running (stop it with: bin/hookline down). Look around:
 
   Restate UI       %s  every batch of webhooks, step by step
   merchant         %s/stats  what it has received

@@ -64,7 +64,7 @@ var needs = map[string][]string{
 func (s *stack) up(ctx context.Context) error {
 	if s.was.Intake != "" && s.was.PortOffset != s.PortOffset {
 		// Restate's registrations, and the invocations that are under way, hold addresses.
-		return fmt.Errorf("the stack in %s was made with --port-offset %d: give that again, or start anew after hookline down --purge",
+		return fmt.Errorf("the stack in %s was made with --port-offset %d: give that again, or start anew after bin/hookline down --purge",
 			s.Dir, s.was.PortOffset)
 	}
 	if err := s.stopOrphans(ctx); err != nil {
