@@ -35,6 +35,7 @@ func runCrashTest(ctx context.Context, args []string, stdout, stderr io.Writer) 
 	fs.DurationVar(&o.Hold, "hold", 2*time.Minute, "how long the long transaction is held open")
 	fs.BoolVar(&o.HangOne, "hang-one", false, "the first merchant never answers while there is load")
 	old := fs.Bool("old", false, "show instead what the architecture before loses, which keeps webhooks in memory: 100 payments, one kill")
+	again := fs.Bool("check-again", false, "break nothing, and compare once more what the run with this --seed left in the database and at the merchants")
 	matrix := fs.String("matrix", "", "`file` to write a report to, as Markdown, of every fault one after the other; takes about half an hour")
 	plot := fs.String("plot", "", "`file` to write commits, deliveries and the fault to, as an SVG")
 	asJSON := fs.Bool("json", false, "print the result as one JSON object on the last line")
@@ -94,6 +95,13 @@ func runCrashTest(ctx context.Context, args []string, stdout, stderr io.Writer) 
 	}
 	if o.Stack, err = keepKafka(ctx, *options); err != nil {
 		return err
+	}
+	if *again {
+		result, err := crashtest.CheckAgain(ctx, o.Stack, o.Token, o.Seed)
+		if err != nil {
+			return err
+		}
+		return errors.Join(report(result), result.Err())
 	}
 	if *matrix != "" {
 		return runMatrix(ctx, o, *matrix)

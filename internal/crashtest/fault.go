@@ -44,7 +44,7 @@ var components = []string{
 
 // targets of each kind; nil where it takes none.
 var targets = map[string][]string{
-	kindNone: nil, kindKill: components, kindFreeze: components, kindTerm: components, kindDown: components,
+	kindNone: nil, kindKill: append([]string{everything}, components...), kindFreeze: components, kindTerm: components, kindDown: components,
 	kindCrashLoop: {stack.WebhookWorker}, kindRestart: {everything}, kindSlot: nil, kindVolume: nil,
 	kindGroupReset: {earliest, latest}, kindLongTx: nil,
 }
@@ -84,6 +84,8 @@ func Names() []string {
 		switch {
 		case len(allowed) == len(components):
 			name += ":COMPONENT"
+		case len(allowed) > len(components):
+			name += ":COMPONENT|" + everything
 		case len(allowed) > 0:
 			name += ":" + strings.Join(allowed, "|")
 		}

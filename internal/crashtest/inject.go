@@ -54,6 +54,9 @@ func (r *run) do(ctx context.Context, f Fault) error {
 	r.say("--- %s, %.1f s after the start", f, time.Since(r.began).Seconds())
 	switch f.Kind {
 	case kindKill:
+		if f.Target == everything {
+			return r.killEach(ctx)
+		}
 		return r.kill(ctx, f.Target, f.String(), 0)
 	case kindDown:
 		return r.kill(ctx, f.Target, f.String(), downtime)
@@ -135,6 +138,19 @@ func (r *run) kill(ctx context.Context, name, as string, down time.Duration) err
 		return err
 	}
 	over()
+	return nil
+}
+
+// killEach kills every component once, one after the other.
+func (r *run) killEach(ctx context.Context) error {
+	for _, name := range components {
+		if err := r.kill(ctx, name, kindKill+":"+name, 0); err != nil {
+			return err
+		}
+		if err := pause(ctx, time.Second); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -87,7 +87,10 @@ func (o Options) name() string {
 // brief tells a fault that is over in seconds: the load has the wanted number of payments, no more, most of them behind
 // the fault.
 func (o Options) brief() bool {
-	return !o.Random && (o.Fault.Kind == kindKill || o.Fault.Kind == kindTerm || o.Fault.Kind == kindNone)
+	if o.Random || o.Fault.Target == everything {
+		return false
+	}
+	return o.Fault.Kind == kindKill || o.Fault.Kind == kindTerm || o.Fault.Kind == kindNone
 }
 
 // complete fills in what follows from the fault.

@@ -8,7 +8,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -137,6 +136,9 @@ func (r *run) test(ctx context.Context) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
+	if err := r.remember(); err != nil {
+		return Result{}, err
+	}
 	return r.verdict(ctx, settled, time.Since(loaded))
 }
 
@@ -236,7 +238,7 @@ func (r *run) addMerchants(ctx context.Context) (func() error, error) {
 		r.merchants = append(r.merchants, name)
 		urls = append(urls, "http://"+r.status.Address(stack.MerchantSimulator)+webhooks+name)
 	}
-	r.receipts = newReceipts(filepath.Join(r.o.Stack.Dir, "data", "receipts.jsonl"), r.prefix()+"-")
+	r.receipts = newReceipts(receiptsFile(r.o.Stack), r.prefix()+"-")
 	db, err := load.Connect(ctx, r.status.DSN)
 	if err != nil {
 		return nil, err
