@@ -74,7 +74,7 @@ func entries() []entry {
 	add(Fault{kindGroupReset, earliest}, 0, "", nil)
 	add(Fault{kindGroupReset, latest}, 0, "", nil)
 	add(Fault{Kind: kindVolume}, 0, "", nil)
-	add(Fault{kindCrashLoop, stack.WebhookWorker}, recoverWithin, "", nil)
+	add(Fault{kindCrashLoop, stack.WebhookWorker}, loopDelay+recoverWithin, "", nil)
 	add(Fault{Kind: kindLongTx}, 0, "", nil)
 	for _, freeze := range []time.Duration{20 * time.Second, time.Minute} {
 		for _, name := range components {

@@ -44,7 +44,7 @@ const (
 	loopInterval = 10 * time.Second
 	loopBacklog  = 3000
 	loopRate     = 300
-	loopDelay    = 2 * time.Second // of the slow merchants
+	loopDelay    = 3 * time.Second // of the slow merchants
 	// tailRate is how many payments per second there are at most once the wanted number is made and the fault is not
 	// over yet.
 	tailRate = 50

@@ -46,6 +46,7 @@ type run struct {
 	ended       []string // components that ended by themselves
 	expectEnded map[string]bool
 	unaccounted int // at most, over the run
+	lately      int // likewise, since somebody set it to 0
 	report      reconcilerReport
 	reportedAt  time.Time
 }
@@ -374,6 +375,7 @@ func (r *run) lookAtReconciler(ctx context.Context) {
 	defer r.mu.Unlock()
 	r.report, r.reportedAt = report, asked
 	r.unaccounted = max(r.unaccounted, report.Unaccounted)
+	r.lately = max(r.lately, report.Unaccounted)
 }
 
 // show tells a person how far it is.
