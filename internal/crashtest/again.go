@@ -26,6 +26,7 @@ type memory struct {
 	Windows      []Window
 	Acknowledged []Object
 	Began        time.Time
+	Loaded       time.Time
 }
 
 func receiptsFile(o stack.Options) string { return filepath.Join(o.Dir, "data", "receipts.jsonl") }
@@ -42,7 +43,7 @@ func (r *run) remember() error {
 	}
 	return process.WriteJSON(name, memory{
 		Fault: r.o.Fault, Random: r.o.Random, Seed: r.o.Seed, Rate: r.o.Rate, Load: r.o.Merchants,
-		Merchants: r.merchants, Windows: r.windows, Acknowledged: r.clients.acknowledged, Began: r.began,
+		Merchants: r.merchants, Windows: r.windows, Acknowledged: r.clients.acknowledged, Began: r.began, Loaded: r.loaded,
 	}, 0o600)
 }
 
@@ -66,7 +67,7 @@ func CheckAgain(ctx context.Context, options stack.Options, token string, seed u
 	}
 	r := &run{
 		o:         Options{Stack: options, Token: token, Fault: m.Fault, Random: m.Random, Seed: seed, Rate: m.Rate, Merchants: m.Load},
-		merchants: m.Merchants, windows: m.Windows, began: m.Began, clients: &clients{acknowledged: m.Acknowledged},
+		merchants: m.Merchants, windows: m.Windows, began: m.Began, loaded: m.Loaded, clients: &clients{acknowledged: m.Acknowledged},
 	}
 	if r.status, err = stack.ReadStatus(ctx, options.Dir); err != nil {
 		return Result{}, err

@@ -149,7 +149,7 @@ func (s *old) compare(clients *clients, received *receipts, window Window, began
 		r.Deliveries = append(r.Deliveries, receipt.At)
 	}
 	slices.SortFunc(r.Deliveries, time.Time.Compare)
-	r.LongestGapS = seconds(longestGap(r.Deliveries))
+	r.LongestGapS = seconds(longestGap(r.Deliveries, time.Now()))
 	return r, nil
 }
 

@@ -155,7 +155,7 @@ func (r *run) verdict(ctx context.Context, settled bool, settling time.Duration)
 	}
 	slices.SortFunc(out.Commits, time.Time.Compare)
 	slices.SortFunc(out.Deliveries, time.Time.Compare)
-	out.LongestGapS = seconds(longestGap(out.Deliveries))
+	out.LongestGapS = seconds(longestGap(out.Deliveries, r.loaded))
 	out.Findings = r.findings
 	return out, nil
 }
@@ -224,10 +224,15 @@ func recoveries(s Sets) map[string]float64 {
 	return out
 }
 
-func longestGap(sorted []time.Time) time.Duration {
+// longestGap is the longest time without a delivery up to the end of the load: what comes later waits for a retry.
+func longestGap(sorted []time.Time, end time.Time) time.Duration {
 	longest := time.Duration(0)
-	for i := 1; i < len(sorted); i++ {
-		longest = max(longest, sorted[i].Sub(sorted[i-1]))
+	for i, at := range sorted {
+		next := end
+		if i+1 < len(sorted) && sorted[i+1].Before(end) {
+			next = sorted[i+1]
+		}
+		longest = max(longest, next.Sub(at))
 	}
 	return longest
 }

@@ -25,6 +25,7 @@ import (
 type run struct {
 	o         Options
 	began     time.Time
+	loaded    time.Time // when the last payment was answered
 	merchants []string // the last one is quiet: it has no part in the load
 	group     string   // of the consumers
 	endpoints []uuid.UUID
@@ -132,7 +133,7 @@ func (r *run) test(ctx context.Context) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	loaded := time.Now()
+	r.loaded = time.Now()
 	settled, err := r.settle(ctx)
 	if err != nil {
 		return Result{}, err
@@ -140,7 +141,7 @@ func (r *run) test(ctx context.Context) (Result, error) {
 	if err := r.remember(); err != nil {
 		return Result{}, err
 	}
-	return r.verdict(ctx, settled, time.Since(loaded))
+	return r.verdict(ctx, settled, time.Since(r.loaded))
 }
 
 func every(ctx context.Context, interval time.Duration, do func(context.Context)) {
