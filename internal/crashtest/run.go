@@ -26,8 +26,8 @@ type run struct {
 	o         Options
 	began     time.Time
 	loaded    time.Time // when the last payment was answered
-	merchants []string // the last one is quiet: it has no part in the load
-	group     string   // of the consumers
+	merchants []string  // the last one is quiet: it has no part in the load
+	group     string    // of the consumers
 	endpoints []uuid.UUID
 
 	clients  *clients
