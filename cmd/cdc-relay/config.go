@@ -24,6 +24,7 @@ type Config struct {
 	MaxInFlightRecords int           `env:"MAX_IN_FLIGHT_RECORDS" envDefault:"10000" desc:"how many records may wait for Kafka's acknowledgement before the stream is read no further"`
 	MaxInFlightBytes   int           `env:"MAX_IN_FLIGHT_BYTES" envDefault:"67108864" unit:"bytes" desc:"the same in bytes"`
 	Heartbeat          time.Duration `env:"HEARTBEAT" envDefault:"30s" desc:"how long the slot's position may stand still behind the WAL before a heartbeat is written to it; 0 means for ever"`
+	MaxLagBytes        int64         `env:"MAX_LAG_BYTES" envDefault:"1073741824" unit:"bytes" desc:"how much WAL the slot's position may be behind before the relay is not ready: well below the server's max_slot_wal_keep_size, beyond which the slot is invalidated; 0 means any"`
 }
 
 func defaults() Config {
@@ -54,6 +55,9 @@ func (c *Config) Validate() error {
 	}
 	if c.Heartbeat < 0 {
 		errs = append(errs, errors.New("HEARTBEAT: want 0 or more"))
+	}
+	if c.MaxLagBytes < 0 {
+		errs = append(errs, errors.New("MAX_LAG_BYTES: want 0 or more"))
 	}
 	if len(c.Kafka.Brokers) == 0 || c.Kafka.Topic == "" {
 		errs = append(errs, errors.New("KAFKA_BROKERS and KAFKA_TOPIC: must not be empty"))

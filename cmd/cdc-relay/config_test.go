@@ -25,7 +25,7 @@ func TestSettingsComeFromTheEnvironment(t *testing.T) {
 
 	for _, bad := range []string{
 		"DATABASE_URL=x", "SLOT_NAME=A", "PUBLICATION=a'b", "COMPRESSION=brotli", "RELAY_LINGER=1m", "MAX_RECORD_BYTES=100",
-		"MAX_IN_FLIGHT_RECORDS=0", "MAX_IN_FLIGHT_BYTES=0", "HEARTBEAT=-1s", "LISTEN_ADDR=0.0.0.0:1", "DATABASE_URL=",
+		"MAX_IN_FLIGHT_RECORDS=0", "MAX_IN_FLIGHT_BYTES=0", "HEARTBEAT=-1s", "MAX_LAG_BYTES=-1", "LISTEN_ADDR=0.0.0.0:1", "DATABASE_URL=",
 	} {
 		_, err := config.Load(defaults(), []string{url, bad})
 		name, _, _ := strings.Cut(bad, "=")

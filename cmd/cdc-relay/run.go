@@ -30,7 +30,7 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger, started func(addr 
 		return err
 	}
 	defer producer.Close()
-	source := replication.New(cfg.Replication, log)
+	source := replication.New(cfg.Replication, log, counts.GapDeclared)
 	defer source.Close(context.WithoutCancel(ctx))
 
 	events := relay.New(source, producer, relay.Options{
@@ -39,6 +39,7 @@ func serve(ctx context.Context, cfg Config, log *slog.Logger, started func(addr 
 		MaxInFlightRecords: cfg.MaxInFlightRecords,
 		MaxInFlightBytes:   cfg.MaxInFlightBytes,
 		Heartbeat:          cfg.Heartbeat,
+		MaxLagBytes:        cfg.MaxLagBytes,
 		DrainTimeout:       cfg.ShutdownTimeout / 2, // the other half is for the good-byes
 	})
 	server, err := httpserver.Listen(ctx, httpserver.Options{Config: cfg.Config, Log: log, Registry: registry, Ready: events.Ready})

@@ -11,6 +11,8 @@ type Metrics struct {
 	stubs       prometheus.Counter
 	lagBytes    prometheus.Gauge
 	retained    prometheus.Gauge
+	safe        prometheus.Gauge
+	gaps        prometheus.Counter
 	confirmed   prometheus.Gauge
 	reconnects  *prometheus.CounterVec
 	postgresDue prometheus.Counter
@@ -33,6 +35,12 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 		retained: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "hookline_relay_retained_wal_bytes", Help: "WAL that the slot keeps the server from removing, at the last look.",
 		}),
+		safe: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "hookline_relay_safe_wal_bytes", Help: "WAL that can still be written before the server may invalidate the slot, at the last look; +Inf without max_slot_wal_keep_size.",
+		}),
+		gaps: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "hookline_relay_gaps_total", Help: "Gaps declared: stretches of the WAL that the slot missed, because it was invalidated, dropped or made anew. See public.relay_gaps.",
+		}),
 		confirmed: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "hookline_relay_confirmed_lsn", Help: "The position confirmed last, in bytes; 0 before the first. It can go back after a failover.",
 		}),
@@ -42,12 +50,15 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 	}
 	m.postgresDue = m.reconnects.WithLabelValues("postgres")
 	m.kafkaDue = m.reconnects.WithLabelValues("kafka")
-	registry.MustRegister(m.records, m.stubs, m.lagBytes, m.retained, m.confirmed, m.reconnects)
+	registry.MustRegister(m.records, m.stubs, m.lagBytes, m.retained, m.safe, m.gaps, m.confirmed, m.reconnects)
 	return m
 }
 
 // KafkaConnectFailed counts an attempt to connect to a broker that failed.
 func (m *Metrics) KafkaConnectFailed() { m.kafkaDue.Inc() }
+
+// GapDeclared counts a gap.
+func (m *Metrics) GapDeclared() { m.gaps.Inc() }
 
 // observeLag registers what is computed when it is asked for.
 func (m *Metrics) observeLag(seconds func() float64) {

@@ -2,7 +2,8 @@
 //
 // It reads a logical replication stream, produces each row as it comes, and confirms a position only when
 // Kafka has acknowledged every record up to it. Whatever breaks in between, the server sends again: nothing
-// is remembered here, nothing is skipped, and what was produced but not confirmed is produced twice.
+// is skipped, and what was produced but not confirmed is produced twice. What the slot itself missed, because it was
+// invalidated or made anew, is declared as a gap: the reconciler drives it.
 package relay
 
 import (
@@ -10,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -25,7 +27,8 @@ type source interface {
 	// Connect starts to stream from the slot's position. It returns how often to Confirm at least.
 	Connect(ctx context.Context) (keepAlive time.Duration, err error)
 	Next(m *wal.Message) error
-	// Interrupt ends Next, and Confirm tells the server a position; from other goroutines than Next's.
+	// Interrupt ends Next, and Confirm tells the server a position; from other goroutines than Next's. A position that is
+	// new costs a transaction.
 	Interrupt()
 	Confirm(lsn wal.LSN, replyRequested bool) error
 	Disconnect(ctx context.Context)
@@ -45,7 +48,7 @@ type producer interface {
 	Ready(ctx context.Context) error
 }
 
-// Options are the settings of a relay. All are wanted but Heartbeat.
+// Options are the settings of a relay. All are wanted but Heartbeat and MaxLagBytes.
 type Options struct {
 	Log     *slog.Logger
 	Metrics *Metrics
@@ -57,14 +60,20 @@ type Options struct {
 	// Heartbeat is how long the slot's position may stand still behind the WAL before something is written to
 	// move it; 0 means for ever.
 	Heartbeat time.Duration
+	// MaxLagBytes is how far the slot's position may be behind the WAL before the relay is not ready; 0 means for ever.
+	MaxLagBytes int64
 	// DrainTimeout bounds how long a stop waits for Kafka's acknowledgements.
 	DrainTimeout time.Duration
 }
 
-// How often things are done. A confirmation costs a message each way, so that they are gathered; the
-// monitor's numbers are for people.
+// How often things are done. A confirmation costs a transaction, which writes WAL itself, so that they are gathered: a
+// relay that is killed sends the last two seconds again. The monitor's numbers are for people.
 const (
-	confirmEvery    = 100 * time.Millisecond
+	lookEvery    = 100 * time.Millisecond
+	confirmEvery = 2 * time.Second
+	// confirmQuiet is how many bytes of WAL without a record of ours are worth a confirmation. Without it an idle
+	// database would never rest: each confirmation is WAL to confirm.
+	confirmQuiet    = 1 << 20
 	monitorEvery    = 5 * time.Second
 	disconnectAfter = 2 * time.Second // of waiting for the server's good-bye
 	backoffFirst    = 100 * time.Millisecond
@@ -84,6 +93,7 @@ type Relay struct {
 	resends  chan resend
 	session  atomic.Pointer[session] // the one that streams
 	state    atomic.Pointer[state]
+	lag      atomic.Int64 // bytes, at the monitor's last look
 }
 
 // state is why there is no stream, and since when; an err of nil means that there is one.
@@ -133,11 +143,7 @@ func (r *Relay) Run(ctx context.Context) error {
 			peer = r.opts.Metrics.kafkaDue
 		}
 		peer.Inc()
-		level := slog.LevelWarn
-		if errors.Is(err, wal.ErrSlotLost) { // no waiting mends it: the error says what does
-			level = slog.LevelError
-		}
-		r.opts.Log.LogAttrs(ctx, level, "not streaming; trying again", slog.Duration("wait", wait), logging.Error(err))
+		r.opts.Log.LogAttrs(ctx, slog.LevelWarn, "not streaming; trying again", slog.Duration("wait", wait), logging.Error(err))
 		select {
 		case <-ctx.Done():
 			return nil
@@ -147,10 +153,14 @@ func (r *Relay) Run(ctx context.Context) error {
 	}
 }
 
-// Ready returns nil when rows are streaming and the topic can be reached, and otherwise what is missing.
+// Ready returns nil when rows are streaming, not too far behind, and the topic can be reached, and otherwise what is
+// missing.
 func (r *Relay) Ready(ctx context.Context) error {
 	if err := r.state.Load().err; err != nil {
 		return fmt.Errorf("streaming from PostgreSQL: %w", err)
+	}
+	if lag := r.lag.Load(); r.opts.MaxLagBytes > 0 && lag > r.opts.MaxLagBytes {
+		return fmt.Errorf("the slot is %d bytes of WAL behind, more than the %d of MAX_LAG_BYTES", lag, r.opts.MaxLagBytes)
 	}
 	if err := r.producer.Ready(ctx); err != nil {
 		return fmt.Errorf("asking Kafka: %w", err)
@@ -224,8 +234,7 @@ func (r *Relay) produceAlone(ctx context.Context, record record) error {
 func (r *Relay) monitor(ctx context.Context) {
 	tick := time.NewTicker(monitorEvery)
 	defer tick.Stop()
-	var status string
-	var position wal.LSN
+	var last wal.SlotState
 	moved := time.Now()
 	for {
 		state, err := r.source.State(ctx)
@@ -233,16 +242,11 @@ func (r *Relay) monitor(ctx context.Context) {
 		case err != nil: // the stream's own failure is what is logged and counted
 			r.opts.Log.LogAttrs(ctx, slog.LevelDebug, "looking at the slot", logging.Error(err))
 		case state.Exists:
-			r.opts.Metrics.lagBytes.Set(distance(state.Confirmed, state.Current))
-			r.opts.Metrics.retained.Set(distance(state.Restart, state.Current))
-			if state.Status != status && (state.Status == "unreserved" || state.Status == "lost") {
-				r.opts.Log.LogAttrs(ctx, slog.LevelError, "the slot is losing WAL that it needs: see max_slot_wal_keep_size",
-					slog.String("wal_status", state.Status), slog.String("confirmed", state.Confirmed.String()))
+			r.observe(ctx, last, state)
+			if state.Confirmed != last.Confirmed || state.Current <= state.Confirmed+confirmQuiet {
+				moved = time.Now()
 			}
-			status = state.Status
-			if state.Confirmed != position || state.Current <= state.Confirmed {
-				position, moved = state.Confirmed, time.Now()
-			}
+			last = state
 			if r.opts.Heartbeat > 0 && time.Since(moved) >= r.opts.Heartbeat && r.state.Load().err == nil {
 				moved = time.Now()
 				if err := r.source.Heartbeat(ctx); err != nil {
@@ -257,6 +261,33 @@ func (r *Relay) monitor(ctx context.Context) {
 		}
 	}
 }
+
+// observe says how the slot stands, and warns once when that becomes worse.
+func (r *Relay) observe(ctx context.Context, last, now wal.SlotState) {
+	lag := distance(now.Confirmed, now.Current)
+	r.lag.Store(int64(lag))
+	r.opts.Metrics.lagBytes.Set(lag)
+	r.opts.Metrics.retained.Set(distance(now.Restart, now.Current))
+	safe := float64(now.Safe)
+	switch {
+	case now.Status == "lost":
+		safe = 0
+	case now.Safe < 0:
+		safe = math.Inf(1)
+	}
+	r.opts.Metrics.safe.Set(safe)
+	if now.Status != last.Status && (now.Status == "unreserved" || now.Status == "lost") {
+		r.opts.Log.LogAttrs(ctx, slog.LevelError, "the slot is losing WAL that it needs: see max_slot_wal_keep_size",
+			slog.String("wal_status", now.Status), slog.String("confirmed", now.Confirmed.String()))
+	}
+	if nearlyLost(now) && !nearlyLost(last) {
+		r.opts.Log.LogAttrs(ctx, slog.LevelWarn, "the slot is about to be invalidated: less than a quarter of max_slot_wal_keep_size is left",
+			slog.Int64("safe_wal_bytes", now.Safe), slog.Int64("max_slot_wal_keep_bytes", now.Keep))
+	}
+}
+
+// nearlyLost says whether less than a quarter of what the server keeps for a slot is left.
+func nearlyLost(s wal.SlotState) bool { return s.Exists && s.Keep > 0 && s.Safe < s.Keep/4 }
 
 func distance(from, to wal.LSN) float64 {
 	if from == 0 || from > to {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math"
 	"strings"
 	"sync"
 	"testing"
@@ -93,6 +94,12 @@ func (f *fakeSource) State(context.Context) (wal.SlotState, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.state, f.stateErr
+}
+
+func (f *fakeSource) set(change func(*wal.SlotState)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change(&f.state)
 }
 
 func (f *fakeSource) Heartbeat(context.Context) error {
@@ -292,9 +299,28 @@ func TestKeepAlivesMoveAnIdleSlotAndAreAnsweredAtOnce(t *testing.T) {
 		h.source.more <- wal.Message{Kind: wal.KeepAlive, LSN: 100, ReplyRequested: true}
 		synctest.Wait() // no time passes
 		require.Equal(t, wal.LSN(100), h.source.last())
-		h.source.more <- wal.Message{Kind: wal.KeepAlive, LSN: 200}
+		h.source.more <- wal.Message{Kind: wal.KeepAlive, LSN: 100 + confirmQuiet - 1}
+		pass(10 * confirmEvery)
+		require.Equal(t, wal.LSN(100), h.source.last(), "an idle database rests: a confirmation is WAL, too")
+		h.source.more <- wal.Message{Kind: wal.KeepAlive, LSN: 100 + confirmQuiet}
 		pass(confirmEvery)
-		require.Equal(t, wal.LSN(200), h.source.last())
+		require.Equal(t, wal.LSN(100+confirmQuiet), h.source.last())
+	})
+}
+
+func TestPositionsAreGatheredUnderLoad(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		h := start(t, &fakeSource{}, &fakeProducer{answer: func(string) error { return nil }}, nil)
+		for i := range 100 {
+			h.source.more <- begin()
+			h.source.more <- insert("1")
+			h.source.more <- commit(wal.LSN(10 * (i + 1)))
+			pass(100 * time.Millisecond)
+		}
+		pass(confirmEvery)
+		require.Equal(t, wal.LSN(1000), h.source.last())
+		require.InDelta(t, 6, len(h.source.confirmations()), 2, "one every two seconds of ten, and the server's due")
 	})
 }
 
@@ -377,18 +403,18 @@ func TestARecordThatTheTopicRefusesForItsSize(t *testing.T) {
 	})
 }
 
-func TestALostSlotIsLoudAndNotMadeAgain(t *testing.T) {
+func TestAServerThatDoesNotAnswerLeavesTheRelayUnready(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
+		down := errors.New("connection refused")
 		h := start(t, &fakeSource{connectErr: func(connection int) error {
-			if connection < 50 { // until somebody drops it
-				return wal.ErrSlotLost
+			if connection < 50 {
+				return down
 			}
 			return nil
-		}, state: wal.SlotState{Exists: true, Status: "lost"}}, &fakeProducer{}, nil)
+		}}, &fakeProducer{}, nil)
 		pass(time.Minute)
-		require.ErrorIs(t, h.Ready(t.Context()), wal.ErrSlotLost)
-		require.Contains(t, h.log.String(), "level=ERROR")
+		require.ErrorIs(t, h.Ready(t.Context()), down)
 		require.InDelta(t, 60, h.lagSeconds(), 0.1, "there is no stream, so it lags")
 		pass(2 * time.Minute)
 		require.NoError(t, h.Ready(t.Context()))
@@ -397,10 +423,46 @@ func TestALostSlotIsLoudAndNotMadeAgain(t *testing.T) {
 	})
 }
 
+func TestASlotFarBehindIsNotReady(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		source := &fakeSource{state: wal.SlotState{Exists: true, Current: 1001, Confirmed: 1, Restart: 1, Safe: -1, Keep: -1}}
+		h := start(t, source, &fakeProducer{}, func(o *Options) { o.MaxLagBytes = 1000 })
+		require.NoError(t, h.Ready(t.Context()))
+		require.Equal(t, math.Inf(1), testutil.ToFloat64(h.opts.Metrics.safe))
+		source.set(func(s *wal.SlotState) { s.Current = 1002 })
+		pass(monitorEvery)
+		require.ErrorContains(t, h.Ready(t.Context()), "1001 bytes of WAL behind, more than the 1000 of MAX_LAG_BYTES")
+		source.set(func(s *wal.SlotState) { s.Confirmed = 2 })
+		pass(monitorEvery)
+		require.NoError(t, h.Ready(t.Context()))
+	})
+}
+
+func TestASlotThatIsAboutToBeInvalidatedIsToldOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		source := &fakeSource{state: wal.SlotState{Exists: true, Status: "extended", Current: 10, Safe: 25, Keep: 100}}
+		h := start(t, source, &fakeProducer{}, nil)
+		const warning = "the slot is about to be invalidated"
+		require.NotContains(t, h.log.String(), warning)
+		source.set(func(s *wal.SlotState) { s.Safe = 24 })
+		pass(10 * monitorEvery)
+		require.Equal(t, 1, strings.Count(h.log.String(), warning))
+		require.Equal(t, 24.0, testutil.ToFloat64(h.opts.Metrics.safe))
+		source.set(func(s *wal.SlotState) { s.Safe = 90 })
+		pass(monitorEvery)
+		source.set(func(s *wal.SlotState) { s.Status, s.Safe = "lost", -1 })
+		pass(10 * monitorEvery)
+		require.Equal(t, 1, strings.Count(h.log.String(), "level=ERROR"))
+		require.Zero(t, testutil.ToFloat64(h.opts.Metrics.safe))
+	})
+}
+
 func TestAHeartbeatMovesAPositionThatStandsStillBehindTheWAL(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		source := &fakeSource{state: wal.SlotState{Exists: true, Status: "reserved", Current: 100, Confirmed: 100, Restart: 40}}
+		source := &fakeSource{state: wal.SlotState{Exists: true, Status: "reserved", Current: confirmQuiet + 100, Confirmed: 100, Restart: 40}}
 		h := start(t, source, &fakeProducer{}, func(o *Options) { o.Heartbeat = 30 * time.Second })
 		go func() { // a server that lives
 			for t.Context().Err() == nil {
@@ -413,13 +475,11 @@ func TestAHeartbeatMovesAPositionThatStandsStillBehindTheWAL(t *testing.T) {
 		}()
 		pass(2 * time.Minute)
 		require.Zero(t, source.beats(), "nothing is behind")
-		source.mu.Lock()
-		source.state.Current = 150
-		source.mu.Unlock()
+		source.set(func(s *wal.SlotState) { s.Current++ })
 		pass(time.Minute + monitorEvery)
 		require.Equal(t, 2, source.beats())
-		require.Equal(t, 50.0, testutil.ToFloat64(h.opts.Metrics.lagBytes))
-		require.Equal(t, 110.0, testutil.ToFloat64(h.opts.Metrics.retained))
+		require.Equal(t, float64(confirmQuiet+1), testutil.ToFloat64(h.opts.Metrics.lagBytes))
+		require.Equal(t, float64(confirmQuiet+61), testutil.ToFloat64(h.opts.Metrics.retained))
 	})
 }
 
@@ -428,10 +488,10 @@ func TestOtherTablesOfThePublicationAreNotRelayed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		other := insert("{}")
 		other.Relation = &wal.Relation{Schema: "public", Name: "payments", Columns: domainEvents.Columns}
-		h := start(t, &fakeSource{script: []wal.Message{begin(), other, commit(10)}}, &fakeProducer{}, nil)
+		h := start(t, &fakeSource{script: []wal.Message{begin(), other, commit(confirmQuiet)}}, &fakeProducer{}, nil)
 		pass(confirmEvery)
 		require.Zero(t, h.producer.count())
-		require.Equal(t, wal.LSN(10), h.source.last())
+		require.Equal(t, wal.LSN(confirmQuiet), h.source.last())
 	})
 }
 

@@ -26,8 +26,9 @@ type session struct {
 	asked      chan struct{} // the server wants to hear a position now
 	cancel     context.CancelCauseFunc
 
-	heard   atomic.Int64 // messages read
-	blocked atomic.Bool  // not reading, as the window is full
+	heard        atomic.Int64 // messages read
+	acknowledged atomic.Int64 // records
+	blocked      atomic.Bool  // not reading, as the window is full
 }
 
 // stream runs one session until it fails or ctx is cancelled.
@@ -147,6 +148,7 @@ func (s *session) settle(r record, held int, t *transaction, err error) {
 			s.relay.opts.Metrics.stubs.Inc()
 		}
 		s.checkpoint.acknowledge(t)
+		s.acknowledged.Add(1)
 	} else {
 		// What can be retried was retried. This record is not acknowledged, so that nothing from here on will be
 		// confirmed: the server must send it again.
@@ -157,10 +159,11 @@ func (s *session) settle(r record, held int, t *transaction, err error) {
 
 // report tells the server the position: soon after it moved, and otherwise as often as it must hear of us.
 func (s *session) report(ctx context.Context, keepAlive time.Duration) {
-	tick := time.NewTicker(min(confirmEvery, keepAlive))
+	tick := time.NewTicker(min(lookEvery, keepAlive))
 	defer tick.Stop()
 	var told wal.LSN
-	var heard int64
+	var heard, acknowledged int64
+	var movedAt time.Time
 	toldAt, heardAt := time.Now(), time.Now()
 	for {
 		asked := false
@@ -178,17 +181,23 @@ func (s *session) report(ctx context.Context, keepAlive time.Duration) {
 		if silence := now.Sub(heardAt); silence > silentFor {
 			s.cancel(fmt.Errorf("the server has said nothing for %s", silence.Round(time.Second)))
 		}
+		records := s.acknowledged.Load() // before the position, which can only be ahead of it then
 		position := s.checkpoint.position()
+		// A server that asks may be shutting down, and waits for all of it.
+		worth := asked || (now.Sub(movedAt) >= confirmEvery && (records != acknowledged || position >= told+confirmQuiet))
 		due := now.Sub(toldAt) >= keepAlive
-		if !asked && !due && position == told {
+		switch {
+		case position > told && worth:
+			told, movedAt, acknowledged = position, now, records
+		case !asked && !due:
 			continue
 		}
 		// With a reply requested: it says how far the server is, and that it lives.
-		if err := s.confirm(position, due); err != nil {
+		if err := s.confirm(told, due); err != nil {
 			s.cancel(err)
 			return
 		}
-		told, toldAt = position, now
+		toldAt = now
 	}
 }
 

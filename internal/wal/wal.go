@@ -3,7 +3,6 @@
 package wal
 
 import (
-	"errors"
 	"fmt"
 	"time"
 )
@@ -63,8 +62,8 @@ type SlotState struct {
 	Current   LSN    // where the server writes now
 	Confirmed LSN
 	Restart   LSN // the oldest WAL that the slot keeps from being removed
+	// Safe is how many bytes can still be written before the slot is in danger of being invalidated, and Keep how many
+	// the server keeps for a slot at most: its max_slot_wal_keep_size. Both are negative where there is no limit.
+	Safe int64
+	Keep int64
 }
-
-// ErrSlotLost says that the server has removed WAL that the slot still needed: the slot can never be read
-// again, and what was committed since its confirmed position has to come another way.
-var ErrSlotLost = errors.New("the replication slot is invalidated")

@@ -1,6 +1,7 @@
 package replication_test
 
 import (
+	"bytes"
 	"context"
 	"log/slog"
 	"net"
@@ -16,9 +17,10 @@ import (
 	"github.com/hookline/hookline/internal/postgres/replication"
 	"github.com/hookline/hookline/internal/stack/pgserver"
 	"github.com/hookline/hookline/internal/wal"
+	"github.com/hookline/hookline/migrations"
 )
 
-func TestASlotThatLostItsWALIsNamedAndNotMadeAgain(t *testing.T) {
+func TestASlotThatLostItsWALIsMadeAgainAndTheGapIsDeclared(t *testing.T) {
 	t.Parallel()
 	server := thriftyServer(t)
 	var pool *pgxpool.Pool
@@ -33,22 +35,29 @@ func TestASlotThatLostItsWALIsNamedAndNotMadeAgain(t *testing.T) {
 		return false
 	}, patient, often)
 	t.Cleanup(pool.Close)
+	_, err := migrations.Up(t.Context(), server.DSN("postgres"), migrations.Business)
+	require.NoError(t, err)
 	run := func(statement string) {
 		_, err := pool.Exec(t.Context(), statement)
 		require.NoError(t, err)
 	}
-	run("create table domain_events (id int)")
-	run("create publication hookline_events for table domain_events")
 
-	cfg := replication.Config{DatabaseURL: server.DSN("postgres"), Slot: "lost", Publication: "hookline_events"}
-	source := replication.New(cfg, slog.New(slog.DiscardHandler))
+	var log bytes.Buffer
+	declared := 0
+	cfg := replication.Config{DatabaseURL: server.DSN("postgres"), Slot: "lost", Publication: migrations.Publication}
+	source := replication.New(cfg, slog.New(slog.NewTextHandler(&log, nil)), func() { declared++ })
 	t.Cleanup(func() { source.Close(context.WithoutCancel(t.Context())) })
-	_, err := source.Connect(t.Context())
+	_, err = source.Connect(t.Context())
 	require.NoError(t, err)
+	run(insertPayment)
+	confirmed := next(t, source, wal.Commit).LSN
+	require.NoError(t, source.Confirm(confirmed, false))
 	source.Disconnect(t.Context())
+	require.Zero(t, declared)
 
+	// Nobody reads while the server writes more than it keeps for a slot.
 	require.Eventually(t, func() bool {
-		run("insert into domain_events values (1)")
+		run(insertPayment)
 		run("select pg_switch_wal()")
 		run("checkpoint")
 		state, err := source.State(t.Context())
@@ -56,13 +65,18 @@ func TestASlotThatLostItsWALIsNamedAndNotMadeAgain(t *testing.T) {
 		return state.Status == "lost"
 	}, patient, often)
 	_, err = source.Connect(t.Context())
-	require.ErrorIs(t, err, wal.ErrSlotLost)
-	require.ErrorContains(t, err, "select pg_drop_replication_slot('lost')")
+	require.NoError(t, err)
+	require.Equal(t, 1, declared)
+	require.Contains(t, log.String(), `level=ERROR msg="GAP: `)
+	require.Equal(t, []gap{{from: confirmed, reason: "the slot was invalidated: the server had removed WAL that it still needed"}}, gaps(t, pool, "lost"))
 
-	run("select pg_drop_replication_slot('lost')")
-	_, err = source.Connect(t.Context())
-	require.NoError(t, err, "what the operator did is taken for what it says")
+	run(insertPayment)
+	require.NoError(t, source.Confirm(next(t, source, wal.Commit).LSN, false), "from here on everything comes")
 	source.Disconnect(t.Context())
+	_, err = source.Connect(t.Context())
+	require.NoError(t, err)
+	source.Disconnect(t.Context())
+	require.Equal(t, 1, declared, "it is one gap, however often the relay starts")
 }
 
 // thriftyServer starts a server that keeps next to no WAL for slots, which the shared one must not.

@@ -38,8 +38,12 @@ func (c Config) Validate() error {
 	return nil
 }
 
-// keepAliveLongest is how rarely the server hears of us where its wal_sender_timeout allows that.
-const keepAliveLongest = 10 * time.Second
+const (
+	// keepAliveLongest is how rarely the server hears of us where its wal_sender_timeout allows that.
+	keepAliveLongest = 10 * time.Second
+	// rememberWithin bounds how long a confirmation waits until its position is written down.
+	rememberWithin = 5 * time.Second
+)
 
 // Source is one slot, over one connection after the other. One goroutine connects, reads and disconnects;
 // Interrupt and Confirm may be called by another, State and Heartbeat by a third.
@@ -51,18 +55,19 @@ type Source struct {
 	slot    slot
 }
 
-// New makes a source; it does not connect. cfg must be valid.
-func New(cfg Config, log *slog.Logger) *Source {
-	return &Source{cfg: cfg, slot: slot{cfg: cfg, log: log}}
+// New makes a source; it does not connect. cfg must be valid. declared is called for every gap that is declared: what
+// was committed in it does not come through the slot.
+func New(cfg Config, log *slog.Logger, declared func()) *Source {
+	return &Source{cfg: cfg, slot: slot{cfg: cfg, log: log, declared: declared, looks: kept{url: cfg.DatabaseURL}, memory: kept{url: cfg.DatabaseURL}}}
 }
 
-// Connect makes the slot where it is missing, starts to stream from its confirmed position, and returns how
-// often the server must hear of us at least.
+// Connect makes the slot where it is missing or invalidated, starts to stream from its confirmed position, declares a gap
+// where the slot may have missed commits, and returns how often the server must hear of us at least.
 //
 // It never asks for another position than the slot's own: after a failover LSNs go back, and a position that
 // was remembered would skip what was committed since.
 func (s *Source) Connect(ctx context.Context) (time.Duration, error) {
-	keepAlive, err := s.slot.ensure(ctx)
+	keepAlive, suspected, err := s.slot.ensure(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -84,6 +89,12 @@ func (s *Source) Connect(ctx context.Context) (time.Duration, error) {
 	if err != nil {
 		return 0, fmt.Errorf("connecting for replication: %w", err)
 	}
+	system, err := pglogrepl.IdentifySystem(ctx, conn)
+	if err != nil {
+		conn.Close(context.WithoutCancel(ctx))
+		return 0, fmt.Errorf("asking the server who it is: %w", err)
+	}
+	s.slot.history = history{system: system.SystemID, timeline: system.Timeline}
 	// A double quote in an identifier is doubled, and so is a single one in a literal; Validate excludes the latter.
 	publication := strings.ReplaceAll(s.cfg.Publication, `"`, `""`)
 	err = pglogrepl.StartReplication(ctx, conn, s.cfg.Slot, 0, pglogrepl.StartReplicationOptions{
@@ -92,6 +103,10 @@ func (s *Source) Connect(ctx context.Context) (time.Duration, error) {
 	if err != nil {
 		conn.Close(context.WithoutCancel(ctx))
 		return 0, fmt.Errorf("starting replication from the slot %s: %w", s.cfg.Slot, err)
+	}
+	if err := s.slot.settle(ctx, suspected); err != nil {
+		conn.Close(context.WithoutCancel(ctx))
+		return 0, err
 	}
 	s.mu.Lock()
 	s.conn = conn
@@ -154,8 +169,13 @@ func (s *Source) Interrupt() {
 
 // Confirm tells the server that everything up to lsn is safe: it may remove that WAL, and sends only what
 // comes after it to the next connection. 0 says no more than that we live. With replyRequested the server
-// answers with a keep-alive.
+// answers with a keep-alive. A position that is new is written down first, in the database: that is a transaction.
 func (s *Source) Confirm(lsn wal.LSN, replyRequested bool) error {
+	remembering, cancel := context.WithTimeout(context.Background(), rememberWithin) //nolint:forbidigo // also during the drain
+	defer cancel()
+	if err := s.slot.remember(remembering, lsn); err != nil {
+		return fmt.Errorf("confirming %s: %w", lsn, err)
+	}
 	if err := s.conn.Conn().SetWriteDeadline(time.Now().Add(keepAliveLongest)); err != nil {
 		return fmt.Errorf("confirming %s: %w", lsn, err)
 	}

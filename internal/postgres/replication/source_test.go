@@ -30,7 +30,7 @@ func setup(t *testing.T) (*pgxpool.Pool, replication.Config, *replication.Source
 	pool := db.Pool(t, "")
 	cfg := replication.Config{DatabaseURL: db.RoleDSN(migrations.RoleCDC), Slot: "source_" + db.Name, Publication: migrations.Publication}
 	require.NoError(t, cfg.Validate())
-	source := replication.New(cfg, slog.New(slog.DiscardHandler))
+	source := replication.New(cfg, slog.New(slog.DiscardHandler), func() {})
 	t.Cleanup(func() {
 		ctx := context.WithoutCancel(t.Context())
 		source.Disconnect(ctx)
