@@ -95,7 +95,7 @@ func run(ctx context.Context, cfg config, log *slog.Logger) error {
 		return err
 	}
 
-	in := intake.New(calls, ledger, log, registry)
+	in := intake.New(calls, dispatcher, log, registry)
 	if cfg.Intake == intakeBatches {
 		consumer, err = kafka.NewConsumer(ctx, cfg.Kafka, cfg.KafkaGroup, in, log,
 			kprom.NewMetrics("hookline_kafka", kprom.Registerer(registry), kprom.Gatherer(registry)))

@@ -260,13 +260,13 @@ func TestEventsPassesItsParametersOn(t *testing.T) {
 		var got string
 		f := newFrame(fakeStore{feed: func(after string, limit int, visible bool) (event.FeedPage, error) {
 			got = fmt.Sprint(after, " ", limit, " ", visible)
-			return event.FeedPage{Events: []event.Ref{}, Next: after, Xmin: 9, System: "1", Timeline: "00000001", Last: "9.9"}, nil
+			return event.FeedPage{Events: []event.Ref{}, From: after, Next: after, Xmin: 9, System: "1", Timeline: "00000001", Last: "9.9"}, nil
 		}}, 0)
 		answer := f.get(t, "/events"+query)
 		require.Equal(t, http.StatusOK, answer.Code, query)
 		require.Equal(t, want, got, query)
 		after, _, _ := strings.Cut(want, " ")
-		require.JSONEq(t, `{"events":[],"next":"`+after+`","last":"9.9","more":false,"xmin":9,"system":"1","timeline":"00000001"}`,
+		require.JSONEq(t, `{"events":[],"from":"`+after+`","next":"`+after+`","last":"9.9","more":false,"xmin":9,"system":"1","timeline":"00000001"}`,
 			answer.Body.String(), query)
 	}
 	f := newFrame(fakeStore{}, 0)

@@ -56,6 +56,8 @@ type Payload struct {
 // FeedPage is a page of data-service's event feed, in the order (txid, sequence).
 type FeedPage struct {
 	Events []Ref `json:"events"`
+	// From is the cursor behind which the page begins.
+	From string `json:"from"`
 	// Next is the cursor for the next page. It stays the same where the page is empty.
 	Next string `json:"next"`
 	// Last is the cursor of the page's last event. Where the page reaches above Xmin it is ahead of Next: it walks

@@ -152,7 +152,7 @@ select snapshot.xmin,
 // on with what is visible above; page.Next does not follow there, page.Last does. A cursor that is not one is a
 // fault.Invalid.
 func (s *EventStore) Feed(ctx context.Context, after string, limit int, visible bool) (event.FeedPage, error) {
-	page := event.FeedPage{Events: []event.Ref{}, Next: after, Last: after}
+	page := event.FeedPage{Events: []event.Ref{}, From: after, Next: after, Last: after}
 	from, err := parseCursor(after)
 	if err != nil {
 		return page, err

@@ -33,3 +33,10 @@ func newMetrics(registry prometheus.Registerer) *reconcileMetrics {
 	registry.MustRegister(m.leading, m.looks, m.failures, m.unplanned, m.unaccounted, m.redriven, m.xminAge, m.settledAge)
 	return m
 }
+
+// stopLeading leaves nothing behind that another process says now.
+func (m *reconcileMetrics) stopLeading() {
+	for _, gauge := range []prometheus.Gauge{m.leading, m.unplanned, m.unaccounted, m.xminAge, m.settledAge} {
+		gauge.Set(0)
+	}
+}

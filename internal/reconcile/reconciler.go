@@ -122,7 +122,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		r.mu.Lock()
 		r.report = Report{}
 		r.mu.Unlock()
-		r.metrics.leading.Set(0)
+		r.metrics.stopLeading()
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -196,7 +196,7 @@ func (r *Reconciler) lookAtEvents(ctx context.Context, look uint64, report *Repo
 			if err != nil {
 				return err
 			}
-			mark = delivery.Watermark{System: page.System, Timeline: page.Timeline}
+			mark = delivery.Watermark{Cursor: page.From, System: page.System, Timeline: page.Timeline}
 		}
 		r.followXmin(page)
 		ids := make([]uuid.UUID, len(page.Events))

@@ -37,6 +37,7 @@ type world struct {
 	events   []event.Ref // visible, in feed order
 	xmin     int64
 	system   string
+	start    int64    // where the feed begins for those who ask since
 	asked    []string // cursors and starts that the feed was asked for
 	feedErr  error
 	planned  map[uuid.UUID]time.Time
@@ -85,7 +86,9 @@ func (w *world) plan(refs ...event.Ref) {
 }
 
 func (w *world) page(from int64, limit int) event.FeedPage {
-	page := event.FeedPage{Xmin: w.xmin, System: w.system, Timeline: "00000001", Next: cursorOf(from), Last: cursorOf(from)}
+	page := event.FeedPage{
+		Xmin: w.xmin, System: w.system, Timeline: "00000001", From: cursorOf(from), Next: cursorOf(from), Last: cursorOf(from),
+	}
 	for _, ref := range w.events {
 		if ref.TxID <= from {
 			continue
@@ -130,7 +133,7 @@ func (w *world) EventsSince(_ context.Context, since time.Time, limit int, _ boo
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.asked = append(w.asked, "since "+time.Since(since).String())
-	return w.page(0, limit), nil
+	return w.page(w.start, limit), nil
 }
 
 func (*world) Lead(ctx context.Context, do func(context.Context) error) (bool, error) {
@@ -236,12 +239,15 @@ func in(t *testing.T, act func(t *testing.T, w *world, pause func(time.Duration)
 		w := newWorld()
 		ctx, stop := context.WithCancel(t.Context())
 		var running sync.WaitGroup
-		running.Go(func() {
-			if err := w.Run(ctx); !errors.Is(err, context.Canceled) {
-				t.Error(err)
-			}
+		begin := sync.OnceFunc(func() { // with the first pause, so that the first look sees all that a test sets up
+			running.Go(func() {
+				if err := w.Run(ctx); !errors.Is(err, context.Canceled) {
+					t.Error(err)
+				}
+			})
 		})
 		act(t, w, func(d time.Duration) {
+			begin()
 			<-time.After(d)
 			synctest.Wait()
 		})
@@ -380,6 +386,20 @@ func TestAnotherHistoryStartsTheWalkAgainFromTheRetentionAgo(t *testing.T) {
 		defer w.mu.Unlock()
 		require.True(t, slices.ContainsFunc(w.asked, func(s string) bool { return strings.HasPrefix(s, "since 168h") }), "%v", w.asked)
 		require.Equal(t, "s2", w.mark.System)
+	})
+}
+
+// The walk of a new history begins at the retention ago also when what is there is not planned yet.
+func TestAnotherHistoryIsNotWalkedFromItsBeginning(t *testing.T) {
+	t.Parallel()
+	in(t, func(t *testing.T, w *world, pause func(time.Duration)) {
+		for range 20 {
+			w.commit("m") // older than the retention: nobody looks for their plans
+		}
+		w.set(func() { w.start = 20 })
+		young := w.commit("m")
+		pause(overAge + 2*interval)
+		require.Equal(t, []uuid.UUID{young.ID}, w.seen())
 	})
 }
 

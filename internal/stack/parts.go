@@ -266,7 +266,7 @@ func stopping(name string) (syscall.Signal, time.Duration) {
 	case Postgres:
 		return syscall.SIGINT, 30 * time.Second // fast: connections are cut, the data is flushed
 	case WebhookWorker:
-		return syscall.SIGTERM, 25 * time.Second // it finishes the exchanges that are open
+		return syscall.SIGTERM, 45 * time.Second // it finishes the exchanges that are open
 	case Restate, Kafka:
 		return syscall.SIGTERM, 12 * time.Second
 	default:
