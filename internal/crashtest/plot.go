@@ -56,7 +56,7 @@ func timeline(r Result) []string {
 				line.WriteRune(' ')
 				continue
 			}
-			line.WriteRune(levels[min(len(levels)-1, n*len(levels)/(most+1))])
+			line.WriteRune(levels[(n*len(levels)+most-1)/most-1])
 		}
 		return line.String()
 	}

@@ -257,8 +257,12 @@ func (r Result) Print(w io.Writer) {
 			fmt.Fprintf(w, "  and %d more\n", len(r.Verdict.Duplicates)-shown)
 			break
 		}
-		fmt.Fprintf(w, "  %s generation %d: first 2xx %.0f ms before %s, again %.3f s after the first%s\n", d.EventID, d.Generation,
-			float64(d.Before.Microseconds())/1000, orNothing(d.Fault), d.Again.Sub(d.First).Seconds(), map[bool]string{true: " LATE"}[d.Late])
+		when := "without any fault"
+		if d.Fault != "" {
+			when = fmt.Sprintf("%.0f ms before %s", float64(d.Before.Microseconds())/1000, d.Fault)
+		}
+		fmt.Fprintf(w, "  %s generation %d: first 2xx %s, again %.3f s after the first%s\n",
+			d.EventID, d.Generation, when, d.Again.Sub(d.First).Seconds(), map[bool]string{true: " LATE"}[d.Late])
 	}
 	for _, list := range []struct {
 		name  string
@@ -282,13 +286,6 @@ func (r Result) Print(w io.Writer) {
 	if len(r.EndedByThemselves) > 0 {
 		fmt.Fprintf(w, "ended though no fault hit them: %s\n", strings.Join(r.EndedByThemselves, ", "))
 	}
-}
-
-func orNothing(fault string) string {
-	if fault == "" {
-		return "no fault at all"
-	}
-	return fault
 }
 
 func sortedKeys[V any](m map[string]V) []string {

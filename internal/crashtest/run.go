@@ -59,6 +59,13 @@ type reconcilerReport struct {
 	Unaccounted int  `json:"unaccounted"`
 }
 
+func newRun(o Options) *run {
+	return &run{
+		o: o, enough: make(chan struct{}), expectEnded: map[string]bool{},
+		random: rand.New(rand.NewPCG(o.Seed, 0)), //nolint:gosec // the same seed must draw the same faults
+	}
+}
+
 // Run brings the stack up, puts the load on it, injects what is to be injected, waits until all has settled, and
 // compares. Its error says that the test could not be made; what the test found is in the Result.
 func Run(ctx context.Context, o Options) (_ Result, err error) {
@@ -66,10 +73,7 @@ func Run(ctx context.Context, o Options) (_ Result, err error) {
 	if err != nil {
 		return Result{}, err
 	}
-	r := &run{
-		o: o, enough: make(chan struct{}), expectEnded: map[string]bool{},
-		random: rand.New(rand.NewPCG(o.Seed, 0)), //nolint:gosec // the same seed must draw the same faults
-	}
+	r := newRun(o)
 	if err := r.up(ctx); err != nil {
 		return Result{}, err
 	}
