@@ -17,16 +17,16 @@ import (
 
 // memory is what a run alone knows: the rest is in the database and in the receipts.
 type memory struct {
-	Fault        Fault
-	Random       bool
-	Seed         uint64
-	Rate         float64
-	Load         int // merchants of the load
-	Merchants    []string
-	Windows      []Window
-	Acknowledged []Object
-	Began        time.Time
-	Loaded       time.Time
+	Fault        Fault     `json:"fault"`
+	Random       bool      `json:"random"`
+	Seed         uint64    `json:"seed"`
+	Rate         float64   `json:"rate"`
+	Load         int       `json:"load"` // merchants of the load
+	Merchants    []string  `json:"merchants"`
+	Windows      []Window  `json:"windows"`
+	Acknowledged []Object  `json:"acknowledged"`
+	Began        time.Time `json:"began"`
+	Loaded       time.Time `json:"loaded"`
 }
 
 func receiptsFile(o stack.Options) string { return filepath.Join(o.Dir, "data", "receipts.jsonl") }

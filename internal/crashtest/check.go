@@ -21,8 +21,8 @@ const (
 
 // Object is one state of one payment: what an event tells of.
 type Object struct {
-	ID      string
-	Version int64
+	ID      string `json:"id"`
+	Version int64  `json:"version"`
 }
 
 func (o Object) String() string { return fmt.Sprintf("payment %s version %d", o.ID, o.Version) }
@@ -60,8 +60,9 @@ type Attempt struct {
 
 // Window is the time from a fault until everything runs again.
 type Window struct {
-	Fault    string
-	From, To time.Time
+	Fault string    `json:"fault"`
+	From  time.Time `json:"from"`
+	To    time.Time `json:"to"`
 }
 
 // Sets are what is compared.

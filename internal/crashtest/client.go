@@ -96,8 +96,8 @@ func (c *clients) insist(ctx context.Context, method, url string, body []byte, k
 
 func (c *clients) send(ctx context.Context, method, url string, body []byte, key string, want int) (Object, int, error) {
 	var answer struct {
-		ID      string
-		Version int64
+		ID      string `json:"id"`
+		Version int64  `json:"version"`
 	}
 	req, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(body))
 	if err != nil {

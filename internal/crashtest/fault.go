@@ -10,8 +10,8 @@ import (
 
 // Fault is what is done to the stack.
 type Fault struct {
-	Kind   string // one of the constants
-	Target string // a component, or what the kind says; empty where it needs none
+	Kind   string `json:"kind"`   // one of the constants
+	Target string `json:"target"` // a component, or what the kind says; empty where it needs none
 }
 
 // The kinds.

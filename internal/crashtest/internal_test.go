@@ -108,8 +108,9 @@ func TestTheSameSeedDrawsTheSameFaults(t *testing.T) {
 		}
 		return drawn
 	}
-	require.Equal(t, draw(7), draw(7))
-	require.NotEqual(t, draw(7), draw(8))
+	first, again := draw(7), draw(7)
+	require.Equal(t, first, again)
+	require.NotEqual(t, first, draw(8))
 }
 
 func TestRecoveryIsFromTheFaultToTheFirst2xxOfALaterEvent(t *testing.T) {
@@ -129,7 +130,8 @@ func TestRecoveryIsFromTheFaultToTheFirst2xxOfALaterEvent(t *testing.T) {
 	add(5, 6000, 6500)
 	s.Faults = []Window{
 		{Fault: "kill", From: after(1000), To: after(2000)},
-		{Fault: "again", From: after(5900), To: after(5950)}, {Fault: "again", From: after(100), To: after(200)},
+		{Fault: "again", From: after(5900), To: after(5950)},
+		{Fault: "again", From: after(100), To: after(200)},
 		{Fault: "last", From: after(7000), To: after(7500)},
 	}
 	require.Empty(t, cmp.Diff(map[string]float64{"kill": 2.5, "again": 3.4}, recoveries(s)), "of faults with one name the slowest counts")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -36,7 +37,7 @@ func aim(name string, pid int) (target, error) {
 func (t target) hit(signal syscall.Signal) error {
 	groups := t.groups
 	if signal == syscall.SIGCONT {
-		groups = append(groupsOf(t.PID)[1:], t.PID)
+		groups = slices.Concat(groupsOf(t.PID)[1:], []int{t.PID})
 	}
 	for _, group := range groups {
 		if err := send(group, signal); err != nil && (group == t.PID || !errors.Is(err, syscall.ESRCH)) {
