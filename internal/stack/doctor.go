@@ -40,6 +40,7 @@ func Doctor(ctx context.Context, options Options) ([]Check, error) {
 	checks = append(checks, s.checkPostgres(ctx, cache), s.checkServices())
 	checks = append(checks, s.checkJava(ctx), s.checkMaven(ctx, cache))
 	checks = append(checks, s.checkPorts(ctx))
+	checks = append(checks, s.checkSlots(ctx)...)
 	data := s.postgresData()
 	if account, err := pgserver.Account(); err != nil {
 		checks = append(checks, Check{Name: "postgres user", Required: true, Detail: err.Error(), Fix: "useradd --system postgres"})
