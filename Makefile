@@ -32,7 +32,7 @@ crash-test: build ## the old architecture against the new one: 100 payments, one
 	@scripts/crash-test.sh
 
 # A stack of its own, beside one that runs; it is stopped and removed in the end, whatever came of it.
-CRASH_STACK := --dir .hookline/crash-matrix --port-offset 20000
+CRASH_STACK := --dir .hookline/crash-matrix --port-offset 8500
 
 .PHONY: crash-matrix
 crash-matrix: build ## every fault one after the other; writes docs/crash-matrix.md; takes half an hour

@@ -69,7 +69,7 @@ func start(t *testing.T) (dir string, flags []string) {
 		_, stderr, err := hookline(t, "down", "--purge", "--dir", dir)
 		require.NoError(t, err, stderr)
 	})
-	for offset := 16000; offset < 19000; offset += 20 {
+	for offset := 5000; offset < 6500; offset += 20 {
 		flags = []string{"--dir", dir, "--port-offset", fmt.Sprint(offset)}
 		_, stderr, err := hookline(t, append([]string{"up"}, flags...)...)
 		if err != nil && strings.Contains(stderr, "is held by") {
