@@ -2,8 +2,8 @@
 # The old architecture against the new one: 100 payments to each, and one kill -9 in the middle. The old one keeps
 # webhooks in memory and loses some; of the new one every single id must arrive. Exits non-zero when one is missing.
 #
-# The new one runs as a stack of its own, which is removed again: in HOOKLINE_DIR where that is set, with
-# HOOKLINE_PORT_OFFSET (default 7000) added to its ports, which keeps them below those that the kernel gives out.
+# The new one runs as a stack of its own, which is removed again, with HOOKLINE_PORT_OFFSET (default 7000) added to its
+# ports, which keeps them below those that the kernel gives out.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -11,7 +11,7 @@ PAYMENTS=${PAYMENTS:-100}
 bin=${HOOKLINE_BIN:-bin}
 [ -x "$bin/hookline" ] || make --no-print-directory build
 work=$(mktemp -d)
-export HOOKLINE_DIR=${HOOKLINE_DIR:-$work/stack} HOOKLINE_PORT_OFFSET=${HOOKLINE_PORT_OFFSET:-7000}
+export HOOKLINE_DIR=$work/stack HOOKLINE_PORT_OFFSET=${HOOKLINE_PORT_OFFSET:-7000}
 
 finish() {
 	local code=$?

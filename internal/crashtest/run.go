@@ -355,11 +355,33 @@ func await(ctx context.Context, what string, within time.Duration, condition fun
 	}
 }
 
-// lookAtReconciler asks the worker what it holds for lost. One that does not answer is asked again.
+// lookAtReconciler asks the workers what they hold for lost: the one that leads knows. One that does not answer is asked
+// again.
 func (r *run) lookAtReconciler(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, probing)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+r.address(stack.WebhookWorker)+"/reconciler", nil)
+	var asks sync.WaitGroup
+	for _, address := range r.workers() {
+		asks.Go(func() { r.askReconciler(ctx, address) })
+	}
+	asks.Wait()
+}
+
+// workers are the addresses of all there are.
+func (r *run) workers() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var addresses []string
+	for _, c := range r.status.Components {
+		if isWorker(c.Name) {
+			addresses = append(addresses, c.Address)
+		}
+	}
+	return addresses
+}
+
+func (r *run) askReconciler(ctx context.Context, address string) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/reconciler", nil)
 	if err != nil {
 		return
 	}
@@ -373,7 +395,7 @@ func (r *run) lookAtReconciler(ctx context.Context) {
 	}
 	defer res.Body.Close()
 	var report reconcilerReport
-	if res.StatusCode != http.StatusOK || json.NewDecoder(io.LimitReader(res.Body, maxAnswer)).Decode(&report) != nil {
+	if res.StatusCode != http.StatusOK || json.NewDecoder(io.LimitReader(res.Body, maxAnswer)).Decode(&report) != nil || !report.Leading {
 		return
 	}
 	r.mu.Lock()
