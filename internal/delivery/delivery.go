@@ -141,10 +141,25 @@ type DeadRecord struct {
 
 // Reasons of dead records.
 const (
-	ReasonUndecodable = "undecodable"
-	ReasonPhantom     = "phantom"
-	ReasonUnplannable = "unplannable"
+	ReasonUndecodable = "undecodable" // the record is no pointer to an event
+	ReasonPhantom     = "phantom"     // its transaction ended, or a day passed, without the event's row
+	ReasonUnplannable = "unplannable" // the ledger refuses to plan the event
+	ReasonOversize    = "oversize"    // the event's webhook is larger than a body may be
 )
+
+// Buried is a dead record as the ledger keeps it.
+type Buried struct {
+	DeadRecord
+	ID int64
+	// Times is how often it was buried: who drives it again compares it, so that a record that came back meanwhile stays open.
+	Times int
+	At    time.Time
+	// RedrivenAt is zero for a record that nobody has driven since it was buried last.
+	RedrivenAt time.Time
+}
+
+// Fate is what became of an event: how many of its deliveries are in which state. An event that was never planned has none.
+type Fate map[State]int
 
 // Watermark is a place in data-service's feed below which every event is planned or explained, and the history that the
 // place counts in.

@@ -221,7 +221,7 @@ func (b *batch) start(claim delivery.Claim, endpoint delivery.Endpoint, p event.
 	case event.Missing:
 		// The transaction that the record names has ended, and its row is not there: nothing was ever committed.
 		outcome.State, outcome.Cause = delivery.Dead, delivery.CausePhantom
-		if err := b.bury(claim); err != nil {
+		if err := b.bury(claim, delivery.ReasonPhantom, "the event's row is missing, and the transaction that the record names has ended"); err != nil {
 			outcome.State, outcome.Next, outcome.RetryIn = delivery.Retrying, claim.Number, Budget // to be found again
 		}
 		return outcome, true
@@ -235,6 +235,9 @@ func (b *batch) start(claim delivery.Claim, endpoint delivery.Endpoint, p event.
 		rendered, err := deliver.Render(p)
 		if err != nil {
 			outcome.State, outcome.Cause = delivery.Dead, delivery.CauseBodyTooLarge
+			if err := b.bury(claim, delivery.ReasonOversize, err.Error()); err != nil {
+				outcome.State, outcome.Next, outcome.RetryIn = delivery.Retrying, claim.Number, Budget
+			}
 			return outcome, true
 		}
 		message = &rendered
@@ -244,14 +247,15 @@ func (b *batch) start(claim delivery.Claim, endpoint delivery.Endpoint, p event.
 	return outcome, false
 }
 
-func (b *batch) bury(claim delivery.Claim) error {
+// bury keeps a record about an event whose deliveries can never be attempted. Its value is the event's id: it names what
+// to drive again, and makes one record of all the event's endpoints.
+func (b *batch) bury(claim delivery.Claim, reason, detail string) error {
 	ctx, cancel := context.WithTimeout(b.d.lifetime, ledgerPatience)
 	defer cancel()
-	b.d.log.LogAttrs(ctx, slog.LevelError, "a record has no event: its transaction ended without the row",
+	b.d.log.LogAttrs(ctx, slog.LevelError, "an event cannot be delivered", slog.String("reason", reason), slog.String("detail", detail),
 		slog.String("event_id", claim.EventID.String()), slog.Int64("txid", claim.Event.TxID))
 	return b.d.Bury(ctx, delivery.DeadRecord{
-		Partition: -1, Offset: -1, EventID: claim.EventID, Reason: delivery.ReasonPhantom,
-		Detail: "the event's row is missing, and the transaction that the record names has ended", Value: claim.EventID[:],
+		Partition: -1, Offset: -1, EventID: claim.EventID, Reason: reason, Detail: detail, Value: claim.EventID[:],
 	})
 }
 
@@ -288,7 +292,7 @@ func (b *batch) await(claims []delivery.Claim, endpoints map[uuid.UUID]delivery.
 			Key: claim.Key, Epoch: claim.Epoch, Number: claim.Number, Cause: delivery.CauseNotVisible,
 			State: delivery.Retrying, Next: claim.Number, RetryIn: min(max(claim.Age/2, Budget), 5*time.Minute),
 		}
-		if claim.Age > phantomAfter && b.bury(claim) == nil {
+		if claim.Age > phantomAfter && b.bury(claim, delivery.ReasonPhantom, "the event's row has not been visible for a day") == nil {
 			outcome.State, outcome.Next, outcome.RetryIn = delivery.Dead, 0, 0
 		}
 		b.events <- batchEvent{direct: &outcome, key: claim.Key}

@@ -175,7 +175,7 @@ func (d *Dispatcher) planEach(ctx context.Context, owner string, refs []event.Re
 			return nil, nil, nil, fmt.Errorf("encoding a pointer: %w", err)
 		}
 		d.log.LogAttrs(ctx, slog.LevelError, "event cannot be planned", slog.String("event_id", refs[0].ID.String()), logging.Error(cause))
-		err = d.ledger.Bury(ctx, delivery.DeadRecord{
+		err = d.Bury(ctx, delivery.DeadRecord{
 			Partition: -1, Offset: -1, EventID: refs[0].ID, Reason: delivery.ReasonUnplannable, Detail: cause.Error(), Value: value,
 		})
 		return nil, nil, []Line{{EventID: refs[0].ID, State: delivery.Dead, Cause: delivery.CauseInternal}}, err
@@ -251,8 +251,11 @@ func (d *Dispatcher) Record(ctx context.Context, owner string, result Result) er
 
 // Bury keeps a record that cannot become a delivery.
 func (d *Dispatcher) Bury(ctx context.Context, record delivery.DeadRecord) error {
+	if err := d.ledger.Bury(ctx, record); err != nil {
+		return err
+	}
 	d.metrics.dead.WithLabelValues(record.Reason).Inc()
-	return d.ledger.Bury(ctx, record)
+	return nil
 }
 
 // fetch is what data-service answered, by event.

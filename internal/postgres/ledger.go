@@ -324,9 +324,10 @@ func (l *Ledger) Endpoints(ctx context.Context, ids []uuid.UUID) ([]delivery.End
 const buryRecord = `
 insert into delivery.dead_records (topic, partition, "offset", event_id, reason, detail, key, value, value_sha256)
 values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-on conflict do nothing`
+on conflict (topic, partition, "offset", value_sha256) do update set
+    event_id = excluded.event_id, reason = excluded.reason, detail = excluded.detail, buried = dead_records.buried + 1, redriven_at = null`
 
-// Bury keeps a record that cannot become a delivery. A record that is there already is left as it is.
+// Bury keeps a record that cannot become a delivery. One that is there already is open again, whoever has driven it.
 func (l *Ledger) Bury(ctx context.Context, record delivery.DeadRecord) error {
 	var eventID *[16]byte
 	if record.EventID != uuid.Nil {
