@@ -9,7 +9,8 @@ import (
 )
 
 // bringUp starts what does not run, as up does, for the verbs that need the whole stack. A Kafka that runs is kept
-// unless another one is asked for: which broker there is was decided by whoever brought the stack up.
+// unless another one is asked for, and so is the number of workers: what there is was decided by whoever brought the stack
+// up.
 func bringUp(ctx context.Context, options stack.Options, stderr io.Writer) (stack.Status, error) {
 	complete, err := keepKafka(ctx, options)
 	if err != nil {
@@ -18,21 +19,21 @@ func bringUp(ctx context.Context, options stack.Options, stderr io.Writer) (stac
 	return stack.Up(ctx, complete, func(line string) { fmt.Fprintln(stderr, line) })
 }
 
-// keepKafka completes the options with the Kafka that runs, where no other is asked for.
+// keepKafka completes the options with the Kafka that runs, and as many workers, where nothing else is asked for.
 func keepKafka(ctx context.Context, options stack.Options) (stack.Options, error) {
 	complete, err := options.Complete()
 	if err != nil {
 		return complete, wrongUsage("%s", err)
 	}
-	if options.Kafka != "" {
-		return complete, nil
-	}
 	current, err := stack.ReadStatus(ctx, complete.Dir)
 	if err != nil {
 		return complete, err
 	}
-	if current.State(stack.Kafka) != stack.StateStopped {
+	if options.Kafka == "" && current.State(stack.Kafka) != stack.StateStopped {
 		complete.Kafka = current.Kafka
+	}
+	if options.Workers == 0 && current.State(stack.WebhookWorker) != stack.StateStopped {
+		complete.Workers = current.Workers
 	}
 	return complete, nil
 }

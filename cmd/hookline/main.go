@@ -37,6 +37,7 @@ var verbs = []verb{
 	{name: "crash-test", summary: "break the stack under load, and prove that nothing is lost", run: runCrashTest},
 	{name: "migrate", summary: "bring databases outside the stack to this version's tables", run: migrate},
 	{name: "kfake", run: kfakeBroker},
+	{name: "balance", run: balancer},
 	{name: "provision", run: provision},
 }
 

@@ -23,5 +23,6 @@ func runFlags(fs *flag.FlagSet) (*stack.Options, error) {
 	fs.IntVar(&o.PortOffset, "port-offset", o.PortOffset, "`number` added to every port ("+stack.EnvPortOffset+")")
 	fs.StringVar(&o.Intake, "intake", o.Intake, "way from Kafka into Restate: batches or subscription ("+stack.EnvIntake+"; default batches)")
 	fs.StringVar(&o.Kafka, "kafka", o.Kafka, "kfake, or apache for a real broker, which needs Java 17 and Maven ("+stack.EnvKafka+"; default kfake)")
+	fs.IntVar(&o.Workers, "workers", o.Workers, "`number` of webhook-workers, 1 to 4 ("+stack.EnvWorkers+"; default 1)")
 	return &o, nil
 }

@@ -60,7 +60,7 @@ func (s *stack) apache(p programs) *part {
 }
 
 func (s *stack) apacheProperties(data string) string {
-	listen := portsOf(Kafka, KafkaApache, s.PortOffset)
+	listen := s.portsOf(Kafka)
 	broker, controller := loopback(listen[0]), loopback(listen[1])
 	return strings.Join([]string{
 		"process.roles=broker,controller",

@@ -139,9 +139,9 @@ func (s *stack) checkMaven(ctx context.Context, cache tools.Cache) Check {
 func (s *stack) checkPorts(ctx context.Context) Check {
 	var held, all []string
 	fix := ""
-	for _, name := range order {
+	for _, name := range s.components() {
 		record, err := s.record(name)
-		for _, port := range portsOf(name, s.Kafka, s.PortOffset) {
+		for _, port := range s.portsOf(name) {
 			all = append(all, fmt.Sprint(port))
 			if err == nil && record.Alive() || free(ctx, port) {
 				continue

@@ -15,8 +15,8 @@ import (
 // goes first, and what others write to goes last.
 var tiers = [][]string{
 	{PaymentsAPI},
-	{WebhookWorker}, // it finishes what is open: the merchant and the data must still answer
-	{CDCRelay, DataService, MerchantSimulator},
+	workers, // they finish what is open: the merchant and the data must still answer
+	{WorkerProxy, CDCRelay, DataService, MerchantSimulator},
 	{Restate, Kafka},
 	{Postgres},
 }

@@ -19,6 +19,8 @@ type Options struct {
 	Intake string
 	// Kafka is KafkaFake or KafkaApache.
 	Kafka string
+	// Workers is how many webhook-workers there are, behind one address: 1 to MaxWorkers.
+	Workers int
 	// BinDir holds the services' binaries: the directory of the running executable.
 	BinDir string
 	// Environ, in os.Environ's form, is where the services' tunables (RETRY_SCHEDULE, LOG_LEVEL, ...) are
@@ -43,6 +45,7 @@ const (
 	EnvDir        = "HOOKLINE_DIR"
 	EnvPortOffset = "HOOKLINE_PORT_OFFSET"
 	EnvKafka      = "HOOKLINE_KAFKA"
+	EnvWorkers    = "HOOKLINE_WORKERS"
 	EnvIntake     = "INTAKE"
 	EnvCache      = "HOOKLINE_CACHE"
 )
@@ -61,6 +64,13 @@ func OptionsFromEnv(environ []string) (Options, error) {
 			return o, fmt.Errorf("%s: want a number, not %q", EnvPortOffset, text)
 		}
 		o.PortOffset = offset
+	}
+	if text := lookup(environ, EnvWorkers); text != "" {
+		workers, err := strconv.Atoi(text)
+		if err != nil {
+			return o, fmt.Errorf("%s: want a number, not %q", EnvWorkers, text)
+		}
+		o.Workers = workers
 	}
 	return o, nil
 }
@@ -89,6 +99,12 @@ func (o Options) Complete() (Options, error) {
 	}
 	if !slices.Contains([]string{KafkaFake, KafkaApache}, o.Kafka) {
 		return o, fmt.Errorf("--kafka (or %s) is %s or %s, not %q", EnvKafka, KafkaFake, KafkaApache, o.Kafka)
+	}
+	if o.Workers == 0 {
+		o.Workers = 1
+	}
+	if o.Workers < 1 || o.Workers > MaxWorkers {
+		return o, fmt.Errorf("--workers (or %s) is 1 to %d, not %d", EnvWorkers, MaxWorkers, o.Workers)
 	}
 	// The highest port of ours is 19093.
 	if o.PortOffset < 0 || o.PortOffset > 46000 {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
@@ -87,7 +88,7 @@ func (s *stack) parts(ctx context.Context, p programs) (map[string]*part, error)
 			"KAFKA_GROUP":         consumerGroup,
 			"RESTATE_INGRESS_URL": s.restate("").IngressURL(),
 			"RESTATE_ADMIN_URL":   s.restate("").AdminURL(),
-			"ADVERTISED_URL":      s.url(WebhookWorker),
+			"ADVERTISED_URL":      s.workerURL(),
 		},
 		MerchantSimulator: {
 			"WEBHOOK_SECRETS": s.secrets.Webhook,
@@ -97,8 +98,17 @@ func (s *stack) parts(ctx context.Context, p programs) (map[string]*part, error)
 	if token := lookup(s.Environ, "API_TOKEN"); token != "" { // every service then wants it
 		services[WebhookWorker]["DATA_SERVICE_TOKEN"] = token
 	}
+	for _, name := range workers[1:s.Workers] {
+		services[name] = maps.Clone(services[WebhookWorker])
+	}
+	if s.Workers > 1 {
+		out[WorkerProxy] = s.proxy()
+	}
 	for name, environ := range services {
 		binary := filepath.Join(s.BinDir, name)
+		if isWorker(name) {
+			binary = filepath.Join(s.BinDir, WebhookWorker)
+		}
 		environ["LISTEN_ADDR"] = s.address(name)
 		command, err := s.service(ctx, binary, environ)
 		if err != nil {
@@ -136,7 +146,7 @@ func (s *stack) parts(ctx context.Context, p programs) (map[string]*part, error)
 }
 
 func (s *stack) restate(binary string) restateserver.Server {
-	listen := portsOf(Restate, "", s.PortOffset)
+	listen := s.portsOf(Restate)
 	tunables := map[string]string{}
 	for _, entry := range s.Environ {
 		if name, value, _ := strings.Cut(entry, "="); strings.HasPrefix(name, "RESTATE_") {
@@ -262,12 +272,12 @@ func fingerprint(cmd *exec.Cmd, binDir string) (string, error) {
 
 // stopping is how a component is asked to end, and how long it may take.
 func stopping(name string) (syscall.Signal, time.Duration) {
-	switch name {
-	case Postgres:
+	switch {
+	case name == Postgres:
 		return syscall.SIGINT, 30 * time.Second // fast: connections are cut, the data is flushed
-	case WebhookWorker:
+	case isWorker(name):
 		return syscall.SIGTERM, 45 * time.Second // it finishes the exchanges that are open
-	case Restate, Kafka:
+	case name == Restate || name == Kafka:
 		return syscall.SIGTERM, 12 * time.Second
 	default:
 		return syscall.SIGTERM, 22 * time.Second // SHUTDOWN_TIMEOUT is 20 s
@@ -292,6 +302,8 @@ func (s *stack) ready(ctx context.Context, name string) error {
 		return client.Ping(ctx)
 	case Restate:
 		return s.restate("").Ready(ctx)
+	case WorkerProxy:
+		return getReady(ctx, "http://"+s.proxyStatus()+"/readyz")
 	default:
 		return getReady(ctx, s.url(name)+"/readyz")
 	}

@@ -24,7 +24,8 @@ var ports = map[string][]int{
 	Restate:           {8080, 9070, 5122}, // ingress, admin and UI, fabric
 	CDCRelay:          {3004},
 	DataService:       {3002},
-	WebhookWorker:     {9080},
+	WebhookWorker:     {9080}, // where it is the only one
+	WorkerProxy:       {9080, 9085},
 	MerchantSimulator: {4001},
 	PaymentsAPI:       {3001},
 }
@@ -32,14 +33,17 @@ var ports = map[string][]int{
 // kafkaController is the port that Apache Kafka has beside its main one.
 const kafkaController = 19093
 
-func portsOf(name, kafka string, offset int) []int {
+func (o Options) portsOf(name string) []int {
 	base := ports[name]
-	if name == Kafka && kafka == KafkaApache {
+	switch {
+	case name == Kafka && o.Kafka == KafkaApache:
 		base = []int{base[0], kafkaController}
+	case isWorker(name) && (o.Workers > 1 || name != WebhookWorker):
+		base = []int{workerPort(name)}
 	}
 	out := make([]int, len(base))
 	for i, port := range base {
-		out[i] = port + offset
+		out[i] = port + o.PortOffset
 	}
 	return out
 }

@@ -16,9 +16,10 @@ func ReadStatus(ctx context.Context, dir string) (Status, error) {
 }
 
 func (s *stack) status(ctx context.Context) (Status, error) {
-	out := Status{Components: make([]Component, len(order)), DSN: s.dsn(), Intake: s.Intake, Kafka: s.Kafka}
+	names := s.components()
+	out := Status{Components: make([]Component, len(names)), DSN: s.dsn(), Intake: s.Intake, Kafka: s.Kafka, Workers: s.Workers}
 	var wait sync.WaitGroup
-	for i, name := range order {
+	for i, name := range names {
 		record, err := s.record(name)
 		if err != nil {
 			return Status{}, err
@@ -26,7 +27,7 @@ func (s *stack) status(ctx context.Context) (Status, error) {
 		component := &out.Components[i]
 		*component = Component{Name: name, State: StateStopped, Address: s.address(name)}
 		if name == Restate {
-			component.Admin = loopback(portsOf(name, s.Kafka, s.PortOffset)[1])
+			component.Admin = loopback(s.portsOf(name)[1])
 		}
 		if !record.Alive() {
 			continue

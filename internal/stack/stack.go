@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/hookline/hookline/internal/stack/pgserver"
@@ -20,7 +21,9 @@ import (
 )
 
 // order of the components: up starts along it where one needs the other, down stops against it.
-var order = []string{Postgres, Kafka, Restate, MerchantSimulator, DataService, CDCRelay, WebhookWorker, PaymentsAPI}
+// Options.components has those of them that a stack wants.
+var order = slices.Concat(
+	[]string{Postgres, Kafka, Restate, MerchantSimulator, DataService, CDCRelay, WorkerProxy}, workers, []string{PaymentsAPI})
 
 // Topic is the Kafka topic of the embedded stack.
 const Topic = "webhook-events"
@@ -50,6 +53,7 @@ type settings struct {
 	Intake     string `json:"intake"`
 	Kafka      string `json:"kafka"`
 	PortOffset int    `json:"port_offset"`
+	Workers    int    `json:"workers"`
 	// PostgresData is outside the state directory where PostgreSQL's user could not reach it there.
 	PostgresData string `json:"postgres_data"`
 	// Provisioned is the fingerprint of the hookline that migrated and seeded the database.
@@ -99,6 +103,7 @@ func openExisting(dir string, progress func(string)) (*stack, error) {
 		s.Kafka = s.was.Kafka
 	}
 	s.PortOffset = s.was.PortOffset
+	s.Workers = max(1, s.was.Workers)
 	return s, nil
 }
 
@@ -123,7 +128,7 @@ func (s *stack) postgresData() string {
 	return s.path("data", "postgres")
 }
 
-func (s *stack) port(name string) int { return portsOf(name, s.Kafka, s.PortOffset)[0] }
+func (s *stack) port(name string) int { return s.portsOf(name)[0] }
 
 func (s *stack) address(name string) string { return loopback(s.port(name)) }
 

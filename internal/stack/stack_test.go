@@ -23,13 +23,16 @@ func TestEveryComponentHasItsPlaceEverywhere(t *testing.T) {
 	slices.Sort(inTiers)
 	sorted := slices.Sorted(slices.Values(order))
 	require.Equal(t, sorted, inTiers, "down stops what up starts")
-	taken := map[int]string{}
-	for _, name := range order {
-		for _, port := range portsOf(name, KafkaApache, 10000) {
-			require.Empty(t, taken[port], "port %d of %s", port, name)
-			taken[port] = name
-			// Above it the kernel gives ports to whoever asks for none in particular.
-			require.Less(t, port, 32768)
+	for several := range MaxWorkers {
+		o := Options{Kafka: KafkaApache, PortOffset: 10000, Workers: several + 1}
+		taken := map[int]string{}
+		for _, name := range o.components() {
+			for _, port := range o.portsOf(name) {
+				require.Empty(t, taken[port], "port %d of %s", port, name)
+				taken[port] = name
+				// Above it the kernel gives ports to whoever asks for none in particular.
+				require.Less(t, port, 32768)
+			}
 		}
 	}
 	for name, needed := range needs {
@@ -98,18 +101,22 @@ func TestOptionsAreChecked(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, IntakeBatches, complete.Intake)
 	require.Equal(t, KafkaFake, complete.Kafka)
+	require.Equal(t, 1, complete.Workers)
 	require.True(t, filepath.IsAbs(complete.Dir))
 	for want, bad := range map[string]Options{
 		"INTAKE": {Intake: "both"}, "--kafka": {Kafka: "redpanda"}, "--port-offset": {PortOffset: -1}, "0 to 46000": {PortOffset: 50000},
+		"--workers": {Workers: -1}, "1 to 4": {Workers: 5},
 	} {
 		_, err := bad.Complete()
 		require.ErrorContains(t, err, want)
 	}
-	read, err := OptionsFromEnv([]string{"INTAKE=subscription", "HOOKLINE_DIR=/x", "HOOKLINE_KAFKA=apache", "HOOKLINE_PORT_OFFSET=7"})
+	read, err := OptionsFromEnv([]string{"INTAKE=subscription", "HOOKLINE_DIR=/x", "HOOKLINE_KAFKA=apache", "HOOKLINE_PORT_OFFSET=7", "HOOKLINE_WORKERS=2"})
 	require.NoError(t, err)
-	require.Equal(t, Options{Intake: "subscription", Dir: "/x", Kafka: "apache", PortOffset: 7, Environ: read.Environ}, read)
+	require.Equal(t, Options{Intake: "subscription", Dir: "/x", Kafka: "apache", PortOffset: 7, Workers: 2, Environ: read.Environ}, read)
 	_, err = OptionsFromEnv([]string{"HOOKLINE_PORT_OFFSET=many"})
 	require.ErrorContains(t, err, "HOOKLINE_PORT_OFFSET")
+	_, err = OptionsFromEnv([]string{"HOOKLINE_WORKERS=many"})
+	require.ErrorContains(t, err, "HOOKLINE_WORKERS")
 }
 
 func TestPortsOfAStackThatExistsStay(t *testing.T) {
@@ -209,7 +216,7 @@ func TestStatusOfNothingIsAllStopped(t *testing.T) {
 	t.Parallel()
 	status, err := ReadStatus(t.Context(), filepath.Join(t.TempDir(), "none"))
 	require.NoError(t, err)
-	require.Len(t, status.Components, len(order))
+	require.Len(t, status.Components, 8)
 	require.False(t, status.Ready())
 	for _, c := range status.Components {
 		require.Equal(t, StateStopped, c.State)

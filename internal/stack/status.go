@@ -8,6 +8,8 @@ type Status struct {
 	// Intake and Kafka are the ways that the stack was last brought up with.
 	Intake string `json:"intake"`
 	Kafka  string `json:"kafka"`
+	// Workers is how many webhook-workers it was brought up with.
+	Workers int `json:"workers"`
 }
 
 // Component is one process of the embedded stack.
@@ -32,15 +34,27 @@ const (
 	Postgres          = "postgres"
 	Kafka             = "kafka"
 	Restate           = "restate"
-	CDCRelay          = "cdc-relay"
-	DataService       = "data-service"
-	WebhookWorker     = "webhook-worker"
 	MerchantSimulator = "merchant-simulator"
+	DataService       = "data-service"
+	CDCRelay          = "cdc-relay"
+	WorkerProxy       = "worker-proxy"   // only in front of several workers
+	WebhookWorker     = "webhook-worker" // the first one; Status.WorkerNames has all
 	PaymentsAPI       = "payments-api"
 )
 
 // Address returns the host:port of the component; empty where the status has none of that name.
 func (s Status) Address(name string) string { return s.component(name).Address }
+
+// WorkerNames returns the names of the webhook-workers: each has an address of its own.
+func (s Status) WorkerNames() []string {
+	var names []string
+	for _, c := range s.Components {
+		if isWorker(c.Name) {
+			names = append(names, c.Name)
+		}
+	}
+	return names
+}
 
 // RestateAdmin returns the host:port of Restate's admin API and UI.
 func (s Status) RestateAdmin() string { return s.component(Restate).Admin }

@@ -47,6 +47,7 @@ const (
 	stepMigrate = "migrations"
 	stepSeed    = "demo merchant"
 	stepTopic   = "topic"
+	stepWayIn   = "way in"
 )
 
 // needs says what must be ready before a component or step begins.
@@ -58,7 +59,12 @@ var needs = map[string][]string{
 	CDCRelay:    {stepMigrate, stepTopic},
 	// The relay's slot exists when it is ready: a payment before that would not be in the stream.
 	PaymentsAPI:   {stepMigrate, CDCRelay},
-	WebhookWorker: {stepMigrate, stepTopic, Restate, DataService},
+	stepWayIn:     {stepMigrate, stepTopic, Restate, DataService},
+	WebhookWorker: {stepWayIn},
+	// The first worker has registered the handlers: two would each look, find nothing, and do it.
+	workers[1]: {WebhookWorker},
+	workers[2]: {WebhookWorker},
+	workers[3]: {WebhookWorker},
 }
 
 func (s *stack) up(ctx context.Context) error {
@@ -91,14 +97,14 @@ func (s *stack) up(ctx context.Context) error {
 		return err
 	}
 	for _, name := range toStart {
-		for _, port := range portsOf(name, s.Kafka, s.PortOffset) {
+		for _, port := range s.portsOf(name) {
 			if !free(ctx, port) {
 				return conflict(registryDir, name, port)
 			}
 		}
 	}
 	s.was.PostgresData = s.postgresData()
-	s.was.PortOffset = s.PortOffset
+	s.was.PortOffset, s.was.Workers = s.PortOffset, s.Workers
 	if err := s.saveSettings(); err != nil {
 		return err
 	}
@@ -139,16 +145,12 @@ func (s *stack) run(ctx context.Context, parts map[string]*part, toStart []strin
 			}
 			return s.makeTopic(ctx)
 		},
+		stepWayIn: s.changeWayIn,
 	}
 	for name, each := range parts {
 		steps[name] = func(ctx context.Context) error {
 			if !slices.Contains(toStart, name) {
 				return s.await(ctx, name, ended(ctx, s.recordFile(name)))
-			}
-			if name == WebhookWorker {
-				if err := s.changeWayIn(ctx); err != nil {
-					return err
-				}
 			}
 			return s.start(ctx, each)
 		}
@@ -211,19 +213,22 @@ func (s *stack) stopWhatDiffers(ctx context.Context, parts map[string]*part) ([]
 		if err != nil {
 			return nil, err
 		}
-		same := record.Fingerprint == parts[name].fingerprint
-		switch name {
-		case CDCRelay: // its connections know the old broker's offsets
+		wanted := parts[name]
+		same := wanted != nil && record.Fingerprint == wanted.fingerprint
+		switch {
+		case name == CDCRelay: // its connections know the old broker's offsets
 			same = same && !otherKafka
-		case WebhookWorker:
+		case isWorker(name):
 			same = same && !otherKafka && !otherIntake
 		}
 		if same && record.Alive() {
 			continue
 		}
-		toStart = append(toStart, name)
+		if wanted != nil {
+			toStart = append(toStart, name)
+		}
 		if !record.Alive() {
-			if record.PID != 0 {
+			if record.PID != 0 && wanted != nil {
 				s.say("%s had ended", name)
 			}
 			continue
@@ -239,22 +244,24 @@ func (s *stack) stopWhatDiffers(ctx context.Context, parts map[string]*part) ([]
 // emptyOldKafka lets the old broker's records through before it goes.
 func (s *stack) emptyOldKafka(ctx context.Context) error {
 	alive := map[string]bool{}
-	for _, name := range []string{CDCRelay, Kafka, WebhookWorker} {
+	worker := false
+	for _, name := range slices.Concat([]string{CDCRelay, Kafka}, workers) {
 		record, err := s.record(name)
 		if err != nil {
 			return err
 		}
 		alive[name] = record.Alive()
+		worker = worker || isWorker(name) && alive[name]
 		if name == CDCRelay && alive[name] { // what it has not published yet waits in its slot for the new broker
 			if err := s.stop(ctx, record); err != nil {
 				return err
 			}
 		}
 	}
-	if !alive[Kafka] || !alive[WebhookWorker] {
+	if !alive[Kafka] || !worker {
 		return nil
 	}
-	s.say("waiting until the worker has taken what %s holds", s.was.Kafka)
+	s.say("waiting until the workers have taken what %s holds", s.was.Kafka)
 	if err := s.drainKafka(ctx); err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -264,7 +271,7 @@ func (s *stack) emptyOldKafka(ctx context.Context) error {
 	return nil
 }
 
-// changeWayIn runs while the worker is stopped and Kafka and Restate are ready.
+// changeWayIn runs while Kafka and Restate are ready. Where it changes something, no worker runs.
 func (s *stack) changeWayIn(ctx context.Context) error {
 	if s.was.Intake == s.Intake && s.was.Kafka == s.Kafka {
 		return nil
@@ -302,7 +309,7 @@ func (s *stack) start(ctx context.Context, p *part) error {
 		}
 		record := process.Record{
 			Identity: identity, Name: p.name, Address: s.address(p.name),
-			Ports: portsOf(p.name, s.Kafka, s.PortOffset), Fingerprint: p.fingerprint,
+			Ports: s.portsOf(p.name), Fingerprint: p.fingerprint,
 		}
 		if err := record.Write(s.recordFile(p.name)); err != nil {
 			return err
