@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
@@ -472,5 +471,5 @@ func (r *run) skipRecord(ctx context.Context) (string, error) {
 	if err := r.records.pool.QueryRow(ctx, "select id::text from public.domain_events where merchant_id = $1", merchant).Scan(&id); err != nil {
 		return "", fmt.Errorf("finding the event: %w", err)
 	}
-	return strings.ToLower(id), r.up(ctx)
+	return id, r.up(ctx)
 }

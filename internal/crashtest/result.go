@@ -35,7 +35,9 @@ type Result struct {
 	Duplicates     int           `json:"duplicates"`
 	LateDuplicates int           `json:"late_duplicates"` // more than 250 ms before the fault, or without one
 	ByGeneration   map[int64]int `json:"duplicates_by_generation"`
-	Unaccounted    int           `json:"unaccounted"` // at the end
+	// DuplicateList has the first of them, each with the time from its first 2xx to the fault.
+	DuplicateList []Duplicate `json:"duplicate_list,omitempty"`
+	Unaccounted   int         `json:"unaccounted"` // at the end
 	// UnaccountedMost is how many there were at once during the run: what the fault held up for longer than the
 	// reconciler's over-age.
 	UnaccountedMost int `json:"unaccounted_most"`
@@ -140,6 +142,7 @@ func (r *run) verdict(ctx context.Context, settled bool, settling time.Duration)
 	for _, d := range v.Duplicates {
 		out.ByGeneration[d.Generation]++
 	}
+	out.DuplicateList = v.Duplicates[:min(len(v.Duplicates), listed)]
 	out.RecoveryS = recoveries(sets)
 	for _, w := range sets.Faults {
 		if _, recovered := out.RecoveryS[w.Fault]; !recovered {
@@ -239,8 +242,11 @@ func longestGap(sorted []time.Time, end time.Time) time.Duration {
 
 func seconds(d time.Duration) float64 { return math.Round(d.Seconds()*1000) / 1000 }
 
-// shown bounds the lists that a person gets to read.
-const shown = 10
+// shown bounds the lists that a person gets to read, listed those that a program does.
+const (
+	shown  = 10
+	listed = 100
+)
 
 // Print writes the result for a person to read.
 func (r Result) Print(w io.Writer) {
