@@ -61,7 +61,7 @@ func ParseFault(text string) (Fault, error) {
 		return Fault{}, fmt.Errorf("there is no fault %q; there are %s", text, strings.Join(Names(), ", "))
 	case len(allowed) == 0 && target != "":
 		return Fault{}, fmt.Errorf("fault %s takes no target, not %q", kind, target)
-	case len(allowed) > 0 && !slices.Contains(allowed, target) && !(isWorker(target) && slices.Contains(allowed, stack.WebhookWorker)):
+	case len(allowed) > 0 && !slices.Contains(allowed, target) && (!isWorker(target) || !slices.Contains(allowed, stack.WebhookWorker)):
 		return Fault{}, fmt.Errorf("fault %s hits %s, not %q", kind, strings.Join(allowed, ", "), target)
 	}
 	return Fault{Kind: kind, Target: target}, nil

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -64,10 +65,12 @@ func (r *run) do(ctx context.Context, f Fault) error {
 	case kindTerm:
 		return r.term(ctx, f.Target, f.String())
 	case kindRestart:
-		for _, name := range []string{
-			stack.PaymentsAPI, stack.WebhookWorker, stack.CDCRelay, stack.DataService, stack.MerchantSimulator,
-			stack.Restate, stack.Kafka, stack.Postgres,
-		} {
+		r.mu.Lock()
+		workers := r.status.WorkerNames()
+		r.mu.Unlock()
+		for _, name := range slices.Concat([]string{stack.PaymentsAPI}, workers, []string{
+			stack.CDCRelay, stack.DataService, stack.MerchantSimulator, stack.Restate, stack.Kafka, stack.Postgres,
+		}) {
 			if err := r.term(ctx, name, f.Kind+":"+name); err != nil {
 				return err
 			}
@@ -339,8 +342,13 @@ func (r *run) loseVolume(ctx context.Context, f Fault) error {
 
 // resetGroup moves the consumer group's offsets while its worker is stopped and the load goes on.
 func (r *run) resetGroup(ctx context.Context, f Fault) error {
-	if err := r.stop(ctx, stack.WebhookWorker); err != nil {
-		return err
+	r.mu.Lock()
+	workers := r.status.WorkerNames()
+	r.mu.Unlock()
+	for _, name := range workers {
+		if err := r.stop(ctx, name); err != nil {
+			return err
+		}
 	}
 	over := r.fault(f.String())
 	defer over()

@@ -43,6 +43,8 @@ type Matrix struct {
 const (
 	recoverWithin       = 10 * time.Second
 	recoverFreezeWithin = 15 * time.Second
+	// recoverElsewhereWithin is from the fault, whatever it is, where another worker runs.
+	recoverElsewhereWithin = 20 * time.Second
 )
 
 // entry is a row before it is run.
@@ -67,6 +69,10 @@ func entries() []entry {
 		add(Fault{kindKill, name}, recoverWithin, "", nil)
 	}
 	add(Fault{kindKill, stack.WebhookWorker}, recoverWithin, " --hang-one", func(o *Options) { o.HangOne = true })
+	two := func(o *Options) { o.Stack.Workers = 2 }
+	add(Fault{kindKill, stack.WebhookWorker}, recoverElsewhereWithin, " --workers 2", two)
+	add(Fault{kindFreeze, stack.WebhookWorker}, recoverElsewhereWithin, " --workers 2", two)
+	add(Fault{kindTerm, stack.WebhookWorker}, recoverWithin, " --workers 2", two)
 	add(Fault{kindTerm, stack.WebhookWorker}, recoverWithin, "", nil)
 	add(Fault{kindRestart, everything}, recoverWithin, "", nil)
 	add(Fault{kindDown, stack.Kafka}, downtime+recoverWithin, "", nil)

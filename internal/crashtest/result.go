@@ -22,6 +22,7 @@ type Result struct {
 	Kafka     string  `json:"kafka"`
 	Rate      float64 `json:"rate"`
 	Merchants int     `json:"merchants"`
+	Workers   int     `json:"workers"`
 	HangOne   bool    `json:"hang_one,omitempty"`
 	FreezeS   float64 `json:"freeze_s,omitempty"`
 
@@ -128,7 +129,7 @@ func (r *run) verdict(ctx context.Context, settled bool, settling time.Duration)
 	}
 	out := Result{
 		Fault: r.o.name(), Seed: r.o.Seed, Intake: r.status.Intake, Kafka: r.status.Kafka,
-		Rate: r.o.Rate, Merchants: r.o.Merchants, HangOne: r.o.HangOne,
+		Rate: r.o.Rate, Merchants: r.o.Merchants, Workers: len(r.status.WorkerNames()), HangOne: r.o.HangOne,
 		Acknowledged: v.Acknowledged, Committed: v.Committed, Received: v.Received,
 		Lost: len(v.Lost), Phantoms: len(v.Phantoms), Mismatches: len(v.Mismatches),
 		Duplicates: len(v.Duplicates), LateDuplicates: v.Late(), ByGeneration: map[int64]int{},

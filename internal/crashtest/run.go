@@ -372,10 +372,8 @@ func (r *run) workers() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var addresses []string
-	for _, c := range r.status.Components {
-		if isWorker(c.Name) {
-			addresses = append(addresses, c.Address)
-		}
+	for _, name := range r.status.WorkerNames() {
+		addresses = append(addresses, r.status.Address(name))
 	}
 	return addresses
 }
