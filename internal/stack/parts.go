@@ -148,6 +148,10 @@ func (s *stack) parts(ctx context.Context, p programs) (map[string]*part, error)
 func (s *stack) restate(binary string) restateserver.Server {
 	listen := s.portsOf(Restate)
 	tunables := map[string]string{}
+	if s.Workers > 1 {
+		// With the default of 128 all invocations share one connection, and so one worker.
+		tunables["RESTATE_WORKER__INVOKER__HTTP2_STREAMS_PER_CONNECTION_LIMIT"] = "2"
+	}
 	for _, entry := range s.Environ {
 		if name, value, _ := strings.Cut(entry, "="); strings.HasPrefix(name, "RESTATE_") {
 			tunables[name] = value

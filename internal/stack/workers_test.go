@@ -67,7 +67,13 @@ func TestEachWorkerIsAPartWithItsOwnAddressAndTheSharedURL(t *testing.T) {
 		require.Equal(t, "http://127.0.0.1:9080", lookup(cmd.Env, "ADVERTISED_URL"))
 		require.Equal(t, name, lookup(cmd.Env, process.EnvComponent))
 	}
-	_, alone := wanted(t, 1)
+	spread := "RESTATE_WORKER__INVOKER__HTTP2_STREAMS_PER_CONNECTION_LIMIT"
+	require.Equal(t, "2", s.restate("").Settings[spread])
+	s.Environ = append(s.Environ, spread+"=5")
+	require.Equal(t, "5", s.restate("").Settings[spread], "who runs up decides")
+
+	single, alone := wanted(t, 1)
+	require.NotContains(t, single.restate("").Settings, spread)
 	require.Len(t, alone, 8)
 	cmd, err := alone[WebhookWorker].command()
 	require.NoError(t, err)
