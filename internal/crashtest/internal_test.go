@@ -135,6 +135,7 @@ func TestRecoveryIsFromTheFaultToTheFirst2xxOfALaterEvent(t *testing.T) {
 		{Fault: "last", From: after(7000), To: after(7500)},
 	}
 	require.Empty(t, cmp.Diff(map[string]float64{"kill": 2.5, "again": 3.4}, recoveries(s)), "of faults with one name the slowest counts")
+	require.Equal(t, 4100*time.Millisecond, worstDelay(s), "until the first 2xx of the first event")
 }
 
 func TestGapsEndWithTheLoad(t *testing.T) {

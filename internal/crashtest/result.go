@@ -47,7 +47,9 @@ type Result struct {
 	// RecoveryS is, for each fault, from it to the first 2xx of an event that was committed after it.
 	RecoveryS map[string]float64 `json:"recovery_s"`
 	// LongestGapS is the longest time without any 2xx while there was load.
-	LongestGapS float64        `json:"longest_gap_s"`
+	LongestGapS float64 `json:"longest_gap_s"`
+	// WorstDelayS is the longest time from the commit of an event to its first 2xx.
+	WorstDelayS float64        `json:"worst_delay_s"`
 	APIFailures map[string]int `json:"api_failures"` // requests that were repeated, by why
 	Settled     bool           `json:"settled"`
 	SettleS     float64        `json:"settle_s"` // after the load
@@ -145,6 +147,7 @@ func (r *run) verdict(ctx context.Context, settled bool, settling time.Duration)
 	}
 	out.DuplicateList = v.Duplicates[:min(len(v.Duplicates), listed)]
 	out.RecoveryS = recoveries(sets)
+	out.WorstDelayS = seconds(worstDelay(sets))
 	for _, w := range sets.Faults {
 		if _, recovered := out.RecoveryS[w.Fault]; !recovered {
 			r.find("nothing that was committed after %s was received", w.Fault)
@@ -201,12 +204,7 @@ func (r *run) judgeFailures(out *Result) {
 // recoveries measures from each fault to the first 2xx of an event that was committed after it; of faults with one name
 // the slowest counts. A fault after which nothing came is left out.
 func recoveries(s Sets) map[string]float64 {
-	first := map[string]time.Time{}
-	for _, r := range s.Received {
-		if at, found := first[r.ID]; !found || r.At.Before(at) {
-			first[r.ID] = r.At
-		}
-	}
+	first := s.firsts()
 	out, never := map[string]float64{}, map[string]bool{}
 	for _, w := range s.Faults {
 		var earliest time.Time
@@ -226,6 +224,28 @@ func recoveries(s Sets) map[string]float64 {
 		delete(out, fault)
 	}
 	return out
+}
+
+// firsts are the moments of each event's first 2xx.
+func (s Sets) firsts() map[string]time.Time {
+	first := make(map[string]time.Time, len(s.Received))
+	for _, r := range s.Received {
+		if at, found := first[r.ID]; !found || r.At.Before(at) {
+			first[r.ID] = r.At
+		}
+	}
+	return first
+}
+
+// worstDelay is the longest time from a commit to the first 2xx, of what was received.
+func worstDelay(s Sets) time.Duration {
+	first, worst := s.firsts(), time.Duration(0)
+	for _, e := range s.Committed {
+		if at, received := first[e.ID.String()]; received {
+			worst = max(worst, at.Sub(e.Committed))
+		}
+	}
+	return worst
 }
 
 // longestGap is the longest time without a delivery up to the end of the load: what comes later waits for a retry.
@@ -286,7 +306,7 @@ func (r Result) Print(w io.Writer) {
 	for _, fault := range sortedKeys(r.RecoveryS) {
 		fmt.Fprintf(w, "recovered from %s in %.1f s\n", fault, r.RecoveryS[fault])
 	}
-	fmt.Fprintf(w, "longest time without a 2xx %.1f s; settled %.1f s after the load\n", r.LongestGapS, r.SettleS)
+	fmt.Fprintf(w, "longest time without a 2xx %.1f s, from a commit to its 2xx %.1f s; settled %.1f s after the load\n", r.LongestGapS, r.WorstDelayS, r.SettleS)
 	for _, why := range sortedKeys(r.APIFailures) {
 		fmt.Fprintf(w, "requests repeated because of %s: %d\n", why, r.APIFailures[why])
 	}
