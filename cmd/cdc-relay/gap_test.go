@@ -103,8 +103,11 @@ func TestADroppedSlotUnderLoadLosesNothingOnceTheReconcilerHasLooked(t *testing.
 
 	loading, stopLoad := context.WithCancel(ctx)
 	defer stopLoad()
-	running.Go(func() { // until it is stopped
+	running.Go(func() {
+		pace := time.NewTicker(4 * time.Millisecond)
+		defer pace.Stop()
 		for i := 0; loading.Err() == nil; i++ {
+			<-pace.C
 			b.all.Exec(loading, "insert into payments (merchant_id, amount, currency, status) values ($1, 1, 'USD', 'succeeded')", fmt.Sprint("merchant-", i%5)) // the end of the load cuts one
 		}
 	})

@@ -1,6 +1,8 @@
 package relay
 
 import (
+	"math"
+
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -48,6 +50,7 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 			Name: "hookline_relay_reconnects_total", Help: "Connections that failed and were, or will be, tried again, by peer.",
 		}, []string{"peer"}),
 	}
+	m.safe.Set(math.Inf(1)) // until it is known: 0 would be an alarm
 	m.postgresDue = m.reconnects.WithLabelValues("postgres")
 	m.kafkaDue = m.reconnects.WithLabelValues("kafka")
 	registry.MustRegister(m.records, m.stubs, m.lagBytes, m.retained, m.safe, m.gaps, m.confirmed, m.reconnects)
