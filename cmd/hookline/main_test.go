@@ -48,6 +48,8 @@ func TestMistakesAreOneLineAndExitTwo(t *testing.T) {
 		{"migrate"},
 		{"migrate", "--ledger", "nonsense://"},
 		{"kfake"},
+		{"balance"},
+		{"up", "--dir", dir, "--workers", "5"},
 	} {
 		got := hookline(t, args...)
 		require.Equal(t, exitUsage, got.code, args)

@@ -80,7 +80,7 @@ func hookline(t *testing.T, dir string, environ []string, args ...string) (stdou
 	cmd.Dir = dir
 	for _, entry := range os.Environ() {
 		if !strings.HasPrefix(entry, "HOOKLINE_DIR=") && !strings.HasPrefix(entry, "HOOKLINE_PORT_OFFSET=") &&
-			!strings.HasPrefix(entry, "HOOKLINE_KAFKA=") && !strings.HasPrefix(entry, "INTAKE=") {
+			!strings.HasPrefix(entry, "HOOKLINE_KAFKA=") && !strings.HasPrefix(entry, "HOOKLINE_WORKERS=") && !strings.HasPrefix(entry, "INTAKE=") {
 			cmd.Env = append(cmd.Env, entry)
 		}
 	}
