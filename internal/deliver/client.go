@@ -22,6 +22,9 @@ import (
 const (
 	maxAnswerRead = 16 << 10
 	maxAnswerKept = 1 << 10
+	// answerPatience bounds the reading of an answer whose status is known. The status is what counts, and what is
+	// known only later is sent twice if the process dies in between.
+	answerPatience = 200 * time.Millisecond
 )
 
 // Response says how an attempt ended.
@@ -101,6 +104,8 @@ func (c *Client) Post(ctx context.Context, endpoint delivery.Endpoint, message M
 		out.Cause = delivery.CauseOK
 	}
 	if response.StatusCode != http.StatusSwitchingProtocols { // after that one the connection knows no time-out
+		patience := time.AfterFunc(answerPatience, gate.cancel)
+		defer patience.Stop()
 		answer, _ := io.ReadAll(io.LimitReader(response.Body, maxAnswerRead))
 		out.Answer = bytes.Clone(answer[:min(len(answer), maxAnswerKept)]) // and lets go of the rest
 	}

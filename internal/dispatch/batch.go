@@ -20,6 +20,7 @@ type batch struct {
 	owner     string
 	claimedAt time.Time
 	lane      lane
+	budget    time.Duration
 	events    chan batchEvent
 
 	mu      sync.Mutex
@@ -77,8 +78,11 @@ func (d *Dispatcher) deliver(ctx context.Context, owner string, claims []deliver
 		return Result{}, err
 	}
 	b := &batch{
-		d: d, owner: owner, claimedAt: claimedAt, lane: lane, jitters: map[jitterKey]float64{},
+		d: d, owner: owner, claimedAt: claimedAt, lane: lane, budget: Budget, jitters: map[jitterKey]float64{},
 		events: make(chan batchEvent, len(claims)), // each claim ends once: who tells the batch never waits for it
+	}
+	if lane == slow && d.exchanges.isSlow(claims[0].EndpointID) {
+		b.budget = hangingBudget // all claims of an Attempt are of one endpoint
 	}
 	var (
 		done     []delivery.Outcome
@@ -120,14 +124,18 @@ func (d *Dispatcher) deliver(ctx context.Context, owner string, claims []deliver
 func (b *batch) gather(done []delivery.Outcome, open map[delivery.Key]delivery.Claim, endpoints map[uuid.UUID]delivery.Endpoint) []Line {
 	started := time.Now()
 	lines := make([]Line, 0, len(done)+len(open))
-	budget := time.NewTimer(Budget)
+	var ended []*exchange // whose outcomes are not written down yet
+	budget := time.NewTimer(b.budget)
 	defer budget.Stop()
 	flush := time.NewTimer(time.Hour)
 	defer flush.Stop()
 	write := func() {
 		flush.Stop()
 		lines = append(lines, b.d.record(b.owner, done)...)
-		done = nil
+		for _, e := range ended {
+			b.d.exchanges.forget(e)
+		}
+		done, ended = nil, nil
 	}
 	add := func(outcome delivery.Outcome) {
 		if len(done) == 0 {
@@ -151,6 +159,7 @@ func (b *batch) gather(done []delivery.Outcome, open map[delivery.Key]delivery.C
 			delete(open, e.key)
 			switch {
 			case e.result != nil:
+				ended = append(ended, e.result.of)
 				add(b.d.outcome(*e.result, b.jitter(e.key.EndpointID, e.result.claim.Number)))
 			case e.direct != nil:
 				add(*e.direct)
@@ -165,7 +174,7 @@ func (b *batch) gather(done []delivery.Outcome, open map[delivery.Key]delivery.C
 			overdue, unstarted := b.d.exchanges.letGo(keys, b, &background{d: b.d, owner: b.owner}, b.lane == slow)
 			for _, key := range overdue {
 				// A watchdog looks when the exchange, which began about a budget ago, must have ended.
-				letGo(key, delivery.CauseOpen, endpoints[key.EndpointID].Timeout+watchdogMargin-Budget)
+				letGo(key, delivery.CauseOpen, endpoints[key.EndpointID].Timeout+watchdogMargin-b.budget)
 			}
 			for _, key := range unstarted {
 				letGo(key, delivery.CauseNotStarted, 0)
@@ -184,7 +193,7 @@ func (d *Dispatcher) outcome(result exchangeResult, jitter float64) delivery.Out
 	claim, response := result.claim, result.response
 	outcome := delivery.Outcome{
 		Key: claim.Key, Epoch: claim.Epoch, Number: claim.Number, Cause: response.Cause, Attempted: true,
-		StatusCode: response.StatusCode, Latency: response.Latency, BodySHA256: result.message.Hash[:], Answer: response.Answer,
+		StatusCode: response.StatusCode, Latency: response.Latency, BodySHA256: result.of.message.Hash[:], Answer: response.Answer,
 	}
 	switch response.Cause {
 	case delivery.CauseOK:
@@ -194,7 +203,7 @@ func (d *Dispatcher) outcome(result exchangeResult, jitter float64) delivery.Out
 		outcome.Attempted = false
 		outcome.State, outcome.Next, outcome.RetryIn = delivery.Retrying, claim.Number, Budget
 	default:
-		d.reschedule(&outcome, result.endpoint, jitter)
+		d.reschedule(&outcome, result.of.endpoint, jitter)
 	}
 	return outcome
 }
@@ -213,18 +222,23 @@ func (b *batch) unfit(claim delivery.Claim, endpoint delivery.Endpoint, found bo
 	return outcome, true
 }
 
-// start begins the claim's exchange, or says why there is none.
-func (b *batch) start(claim delivery.Claim, endpoint delivery.Endpoint, p event.Payload, messages map[uuid.UUID]*deliver.Message) (delivery.Outcome, bool) {
-	outcome := delivery.Outcome{Key: claim.Key, Epoch: claim.Epoch, Number: claim.Number}
+// start begins the claim's exchange, whose end comes as an event, or says why there is none.
+func (b *batch) start(claim delivery.Claim, endpoint delivery.Endpoint, p event.Payload, messages map[uuid.UUID]*deliver.Message) (outcome delivery.Outcome, failed bool) { //nolint:nonamedreturns // the recover sets them
+	outcome = delivery.Outcome{Key: claim.Key, Epoch: claim.Epoch, Number: claim.Number}
+	defer func() {
+		if v := recover(); v != nil { // of one event, which must not hold up the others
+			b.d.log.LogAttrs(b.d.lifetime, slog.LevelError, "an event panicked", slog.Any("panic", v), slog.String("event_id", claim.EventID.String()))
+			outcome.Cause, outcome.Attempted, failed = delivery.CauseInternal, true, true
+			b.d.reschedule(&outcome, endpoint, b.jitter(endpoint.ID, claim.Number))
+		}
+	}()
 	switch p.Visibility {
 	case event.Visible:
 	case event.Missing:
 		// The transaction that the record names has ended, and its row is not there: nothing was ever committed.
-		outcome.State, outcome.Cause = delivery.Dead, delivery.CausePhantom
-		if err := b.bury(claim, delivery.ReasonPhantom, "the event's row is missing, and the transaction that the record names has ended"); err != nil {
-			outcome.State, outcome.Next, outcome.RetryIn = delivery.Retrying, claim.Number, Budget // to be found again
-		}
-		return outcome, true
+		outcome.Cause = delivery.CausePhantom
+		b.giveUp(claim, outcome, delivery.ReasonPhantom, "the event's row is missing, and the transaction that the record names has ended")
+		return outcome, false
 	default: // no answer about this event
 		outcome.Cause, outcome.Attempted = delivery.CauseInternal, true
 		b.d.reschedule(&outcome, endpoint, b.jitter(endpoint.ID, claim.Number))
@@ -234,17 +248,27 @@ func (b *batch) start(claim delivery.Claim, endpoint delivery.Endpoint, p event.
 	if message == nil {
 		rendered, err := deliver.Render(p)
 		if err != nil {
-			outcome.State, outcome.Cause = delivery.Dead, delivery.CauseBodyTooLarge
-			if err := b.bury(claim, delivery.ReasonOversize, err.Error()); err != nil {
-				outcome.State, outcome.Next, outcome.RetryIn = delivery.Retrying, claim.Number, Budget
-			}
-			return outcome, true
+			outcome.Cause = delivery.CauseBodyTooLarge
+			b.giveUp(claim, outcome, delivery.ReasonOversize, err.Error())
+			return outcome, false
 		}
 		message = &rendered
 		messages[claim.EventID] = message
 	}
 	b.d.exchange(&exchange{claim: claim, endpoint: endpoint, message: *message, holder: b}, b.claimedAt)
 	return outcome, false
+}
+
+// giveUp keeps a record of what can never be attempted, beside the posts of the batch, and then ends the claim. While the
+// ledger does not take the record the delivery stays, to be given up again.
+func (b *batch) giveUp(claim delivery.Claim, outcome delivery.Outcome, reason, detail string) {
+	b.d.running.Go(func() {
+		outcome.State = delivery.Dead
+		if err := b.bury(claim, reason, detail); err != nil {
+			outcome.State, outcome.Next, outcome.RetryIn = delivery.Retrying, claim.Number, Budget
+		}
+		b.events <- batchEvent{key: claim.Key, direct: &outcome}
+	})
 }
 
 // bury keeps a record about an event whose deliveries can never be attempted. Its value is the event's id: it names what

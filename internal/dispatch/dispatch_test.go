@@ -225,6 +225,17 @@ type flakyLedger struct {
 	*postgres.Ledger
 	mu      sync.Mutex
 	refuses int
+	planErr error
+}
+
+func (l *flakyLedger) Plan(ctx context.Context, owner, route string, refs []event.Ref) ([]delivery.Claim, []uuid.UUID, error) {
+	l.mu.Lock()
+	err := l.planErr
+	l.mu.Unlock()
+	if err != nil {
+		return nil, nil, err
+	}
+	return l.Ledger.Plan(ctx, owner, route, refs)
 }
 
 func (l *flakyLedger) Record(ctx context.Context, owner string, outcomes []delivery.Outcome) error {
@@ -440,6 +451,79 @@ func TestWatchdogAloneSchedulesAfterAFailureInTheBackground(t *testing.T) {
 	_, err = w.Attempt(t.Context(), "inv-2", follow[0].List)
 	require.NoError(t, err)
 	require.Equal(t, "succeeded attempts=2", w.state(t, ref))
+}
+
+// A list stays a list: jitter is drawn once for it.
+func TestWatchdogsListIsRescheduledAsOne(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	refs := []event.Ref{newRef(), newRef(), newRef()}
+	var lets []func()
+	for range refs {
+		_, let := w.merchant.hang(status(503))
+		lets = append(lets, let)
+	}
+	watchdog := w.process(t, "inv-1", refs...).FollowUps()
+	require.Len(t, watchdog, 1)
+	for i, let := range lets {
+		let()
+		require.Eventually(t, func() bool { return len(w.merchant.sent()) == i+1 }, 5*time.Second, 5*time.Millisecond)
+	}
+	for _, ref := range refs {
+		require.Eventually(t, func() bool { return w.state(t, ref) == "retrying attempts=1" }, 5*time.Second, 5*time.Millisecond)
+	}
+	result, err := w.Attempt(t.Context(), "watchdog", watchdog[0].List)
+	require.NoError(t, err)
+	require.Len(t, result.FollowUps(), 1)
+	require.Len(t, result.FollowUps()[0].List.Tickets, 3)
+}
+
+// Interleaving: an exchange that was handed over is answered 2xx while the ledger takes no outcomes; the watchdog claims
+// the delivery before that is written down. What this process knows was answered is not sent again.
+func TestAnswerThatIsNotWrittenDownYetIsTakenInsteadOfSendingAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	ref := newRef()
+	_, let := w.merchant.hang(status(200))
+	watchdog := w.process(t, "inv-1", ref).FollowUps()
+	w.ledger.refuse(1 << 20)
+	let()
+	require.Eventually(t, func() bool { return len(w.merchant.sent()) == 1 }, 5*time.Second, 5*time.Millisecond)
+	result, err := w.Attempt(t.Context(), "watchdog", watchdog[0].List)
+	require.NoError(t, err)
+	require.Len(t, result.Deliveries, 1)
+	require.Equal(t, delivery.Succeeded, result.Deliveries[0].State)
+	require.True(t, result.Unrecorded())
+	w.ledger.refuse(0)
+	require.NoError(t, w.Record(t.Context(), "watchdog", result))
+	require.Equal(t, "succeeded attempts=1", w.state(t, ref))
+	require.Len(t, w.merchant.sent(), 1)
+}
+
+// A ledger that is wrong itself, such as one that lacks a grant or a migration, gives nobody's events up.
+func TestLedgerThatRefusesEverythingBuriesNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	a, b := newRef(), newRef()
+	w.ledger.planErr = errors.New("permission denied for table plans")
+	_, err := w.Process(t.Context(), "inv-1", []event.Ref{a, b})
+	require.Error(t, err)
+	require.Zero(t, w.buried(t))
+
+	bad := newRef()
+	bad.ObjectID = "\x00" // which no text column takes
+	w.ledger.planErr = nil
+	result := w.process(t, "inv-1", a, bad, b)
+	require.Len(t, w.merchant.sent(), 2, "one bad event does not hold up the others")
+	require.Len(t, result.Deliveries, 3)
+	require.Equal(t, 1, w.buried(t))
+}
+
+func (w *world) buried(t *testing.T) int {
+	t.Helper()
+	var n int
+	require.NoError(t, w.all.QueryRow(t.Context(), "select count(*) from delivery.dead_records").Scan(&n))
+	return n
 }
 
 // Interleaving: the process dies with an exchange open, so nobody writes its outcome; the watchdog comes.

@@ -47,6 +47,9 @@ const (
 	// Budget is how long a step waits for its posts, and how old a claim may be when a post starts: what has
 	// not started by then goes to Attempt, what is open is handed over.
 	Budget = time.Second
+	// hangingBudget is how long an Attempt waits for an endpoint that has a request overdue already: the slot is
+	// needed for those that answer.
+	hangingBudget = 50 * time.Millisecond
 	// flushWithin is how long an answer may wait for others before it is written down: what a crash loses
 	// of it is sent twice.
 	flushWithin = 20 * time.Millisecond
@@ -141,10 +144,10 @@ func (d *Dispatcher) Process(ctx context.Context, owner string, refs []event.Ref
 func (d *Dispatcher) plan(ctx context.Context, owner string, refs []event.Ref) ([]delivery.Claim, []delivery.Settled, []Line, error) {
 	claims, planned, err := d.ledger.Plan(ctx, owner, d.cfg.Route, refs)
 	if err != nil {
-		if fault.ClassOf(err) == fault.Unavailable || ctx.Err() != nil {
-			return nil, nil, nil, err
+		if fault.ClassOf(err) != fault.Invalid || ctx.Err() != nil {
+			return nil, nil, nil, err // a ledger that is away, or wrong itself: nobody's events are given up for that
 		}
-		// The ledger refuses the statement, not the connection: one event must not hold up the others.
+		// The ledger refuses what one of the events says: that one must not hold up the others.
 		return d.planEach(ctx, owner, refs, err)
 	}
 	d.metrics.planned.Add(float64(len(planned)))
@@ -202,6 +205,7 @@ func (d *Dispatcher) Attempt(ctx context.Context, owner string, list AttemptList
 	if err != nil {
 		return Result{}, err
 	}
+	jitter := d.jitter() // drawn once, or a list would fall apart into as many timers as it has deliveries
 	var (
 		done  []delivery.Outcome
 		due   []delivery.Claim
@@ -211,7 +215,7 @@ func (d *Dispatcher) Attempt(ctx context.Context, owner string, list AttemptList
 		if claim.Number > list.Number {
 			// A watchdog's list: the exchange that was handed over has failed meanwhile, and is recorded. Its
 			// next attempt is due by the schedule, counted from now: never before the schedule's.
-			outcome, err := d.afterWatchdog(ctx, claim)
+			outcome, err := d.afterWatchdog(ctx, claim, jitter)
 			if err != nil {
 				return Result{}, err
 			}
@@ -234,13 +238,13 @@ func (d *Dispatcher) Attempt(ctx context.Context, owner string, list AttemptList
 	return d.deliver(ctx, owner, due, lines, payload, claimedAt, slow)
 }
 
-func (d *Dispatcher) afterWatchdog(ctx context.Context, claim delivery.Claim) (delivery.Outcome, error) {
+func (d *Dispatcher) afterWatchdog(ctx context.Context, claim delivery.Claim, jitter float64) (delivery.Outcome, error) {
 	endpoints, err := d.endpoints.get(ctx, []delivery.Claim{claim})
 	if err != nil {
 		return delivery.Outcome{}, err
 	}
 	outcome := delivery.Outcome{Key: claim.Key, Epoch: claim.Epoch, Number: claim.Number - 1, Cause: delivery.CauseRecorded}
-	d.reschedule(&outcome, endpoints[claim.EndpointID], d.jitter())
+	d.reschedule(&outcome, endpoints[claim.EndpointID], jitter)
 	return outcome, nil
 }
 

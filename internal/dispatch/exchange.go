@@ -23,7 +23,10 @@ type exchange struct {
 	holder   holder
 	started  bool // the first byte may have left
 	overdue  bool // it outlived its step
-	kept     bool // kept back: it must not start any more
+	// answer is how it ended. It stays among the open ones until that is written down: whoever claims the delivery
+	// meanwhile gets the answer instead of making another request.
+	answer *deliver.Response
+	kept   bool // kept back: it must not start any more
 }
 
 // holder is told how an exchange ended.
@@ -34,9 +37,8 @@ type holder interface {
 }
 
 type exchangeResult struct {
+	of       *exchange // to be forgotten when the result is written down
 	claim    delivery.Claim
-	endpoint delivery.Endpoint
-	message  deliver.Message
 	response deliver.Response
 }
 
@@ -59,7 +61,7 @@ func (x *exchanges) isSlow(endpoint uuid.UUID) bool {
 }
 
 // join makes h the holder of the delivery's open exchange, and reports whether there is one: a second
-// execution waits for the request of the first instead of making another.
+// execution waits for the request of the first, or takes its answer, instead of making another.
 func (x *exchanges) join(claim delivery.Claim, h holder) bool {
 	x.mu.Lock()
 	e, found := x.open[claim.Key]
@@ -67,10 +69,14 @@ func (x *exchanges) join(claim delivery.Claim, h holder) bool {
 		x.mu.Unlock()
 		return false
 	}
-	before := e.holder
+	before, answer := e.holder, e.answer
 	e.claim, e.holder = claim, h
 	x.mu.Unlock()
-	before.lost(claim.Key)
+	if answer != nil { // the one before has it, too, and will find that its claim is gone
+		h.finished(exchangeResult{of: e, claim: claim, response: *answer})
+	} else {
+		before.lost(claim.Key)
+	}
 	return true
 }
 
@@ -85,19 +91,26 @@ func (x *exchanges) begin(e *exchange) bool {
 	return true
 }
 
-// end removes the exchange and returns who gets its outcome, under which claim.
-func (x *exchanges) end(e *exchange) (holder, delivery.Claim) {
+// answered notes how the exchange ended and returns who gets that, under which claim.
+func (x *exchanges) answered(e *exchange, response deliver.Response) (holder, delivery.Claim) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.open[e.claim.Key] == e {
-		delete(x.open, e.claim.Key)
-	}
+	e.answer = &response
 	if e.overdue {
 		if x.slow[e.claim.EndpointID]--; x.slow[e.claim.EndpointID] == 0 {
 			delete(x.slow, e.claim.EndpointID)
 		}
 	}
 	return e.holder, e.claim
+}
+
+// forget takes the exchange off the books: its outcome is written down, or in a journaled result.
+func (x *exchanges) forget(e *exchange) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.open[e.claim.Key] == e {
+		delete(x.open, e.claim.Key)
+	}
 }
 
 // mayStart marks the exchange as started, unless it was kept back before.
@@ -123,7 +136,7 @@ func (x *exchanges) letGo(keys []delivery.Key, from, to holder, dialling bool) (
 	for _, key := range keys {
 		e, found := x.open[key]
 		switch {
-		case !found || e.holder != from:
+		case !found || e.holder != from || e.answer != nil: // its end is on its way to from
 		case e.started || dialling:
 			e.holder = to
 			if !e.overdue {
@@ -155,10 +168,10 @@ func (d *Dispatcher) exchange(e *exchange, claimedAt time.Time) {
 	}
 	d.running.Go(func() {
 		response := d.post(e, claimedAt)
-		h, claim := d.exchanges.end(e)
+		h, claim := d.exchanges.answered(e, response)
 		d.metrics.attempts.WithLabelValues(string(response.Cause)).Inc()
 		d.metrics.latency.Observe(response.Latency.Seconds())
-		h.finished(exchangeResult{claim: claim, endpoint: e.endpoint, message: e.message, response: response})
+		h.finished(exchangeResult{of: e, claim: claim, response: response})
 	})
 }
 
@@ -184,6 +197,7 @@ func (d *Dispatcher) post(e *exchange, claimedAt time.Time) (response deliver.Re
 // took long to reach, or this process was frozen, and whoever has claimed the delivery since sends it.
 func (d *Dispatcher) renew(e *exchange, claimedAt time.Time) error {
 	asked := time.Now()
+	backoff := flushWithin
 	for time.Since(claimedAt) > Budget {
 		looked := time.Now()
 		ctx, cancel := context.WithTimeout(d.lifetime, Budget)
@@ -196,6 +210,9 @@ func (d *Dispatcher) renew(e *exchange, claimedAt time.Time) error {
 			claimedAt = looked // and not now: it may have been frozen in between
 		case time.Since(asked) > ledgerPatience:
 			return fmt.Errorf("renewing a claim: %w", err)
+		default:
+			<-time.After(backoff)
+			backoff *= 2
 		}
 	}
 	return nil
@@ -209,15 +226,16 @@ type background struct {
 
 func (*background) lost(delivery.Key) {}
 
-// finished records a 2xx as any other. A failure counts, and leaves owner and time to the watchdog, which alone
-// schedules the next attempt.
+// finished records a 2xx as any other. A failure counts, and leaves the owner to the watchdog, which alone schedules the
+// next attempt; should it never come, the row is overdue when the schedule says so, and not before.
 func (b *background) finished(result exchangeResult) {
-	outcome := b.d.outcome(result, 1)
+	defer b.d.exchanges.forget(result.of)
+	outcome := b.d.outcome(result, b.d.jitter())
 	if outcome.State != delivery.Succeeded {
 		if !outcome.Attempted {
 			return // the watchdog makes the attempt
 		}
-		outcome.State, outcome.Next, outcome.RetryIn = delivery.Unmoved, 0, 0
+		outcome.State = delivery.Unmoved // RetryIn stays: the row is not due before
 	}
 	// Until the ledger answers: a 2xx that is not written down is sent again by the watchdog.
 	backoff := flushWithin

@@ -3,12 +3,14 @@ package postgres
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -231,9 +233,9 @@ with o as (
            state = case o.state when '' then d.state else o.state end,
            owner = case o.state when '' then d.owner end,
            last_owner = case o.state when '' then d.last_owner else $1 end,
-           next_attempt_at = case o.state when '' then d.next_attempt_at
+           next_attempt_at = case o.state when '' then greatest(d.next_attempt_at, clock_timestamp() + o.retry_in_ms * interval '1 millisecond')
                                           when 'retrying' then clock_timestamp() + o.retry_in_ms * interval '1 millisecond' end,
-           ended_at = case when o.state in ('succeeded', 'dead') then clock_timestamp() end,
+           ended_at = case when o.state = '' then d.ended_at when o.state in ('succeeded', 'dead') then clock_timestamp() end,
            attempts = case when o.attempted then greatest(d.attempts, o.number) else d.attempts end,
            last_cause = o.cause
       from o
@@ -350,10 +352,17 @@ func (l *Ledger) Ping(ctx context.Context) error {
 	return nil
 }
 
-// classify tells an unreachable ledger, which is worth another try, from a statement that it refuses.
+// classify tells an unreachable ledger, which is worth another try, and data that it can never take, from everything else,
+// which is wrong with the ledger or with us.
 func classify(doing string, err error) error {
 	if Unavailable(err) {
 		return fault.Wrap(err, fault.Unavailable, "%s", doing)
+	}
+	if refusal, ok := errors.AsType[*pgconn.PgError](err); ok {
+		switch refusal.Code[:2] {
+		case "22", "23", "54": // data exception, constraint violation, program limit exceeded
+			return fault.Wrap(err, fault.Invalid, "%s", doing)
+		}
 	}
 	return fmt.Errorf("%s: %w", doing, err)
 }
