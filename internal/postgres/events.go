@@ -193,23 +193,24 @@ func (s *EventStore) Feed(ctx context.Context, after string, limit int, visible 
 	return page, nil
 }
 
-// Ids are UUIDv7, so the primary key finds the events of a time. The hour makes room for clocks that differ and for
-// transactions that were long: what began before another need not have written before it.
-const selectFeedStart = `
-select coalesce(min(d.txid), (select f.txid from public.domain_events f where f.id >= $1 order by f.id limit 1))
-  from public.domain_events d where d.id >= $2 and d.id < $1`
+// Ids are UUIDv7, so the primary key finds the last event before a time.
+const selectFeedStart = `select txid from public.domain_events where id < $1 order by id desc limit 1`
 
-// FeedStart returns a cursor from which the feed holds every event written at or after since, and a few before.
+// feedMargin makes room for clocks that differ and for transactions that were long: what began before another need not
+// have written before it.
+const feedMargin = time.Hour
+
+// FeedStart returns a cursor from which the feed holds every event written at or after since, and those of the hour before.
 func (s *EventStore) FeedStart(ctx context.Context, since time.Time) (string, error) {
-	var txid *int64
-	err := s.pool.QueryRow(ctx, selectFeedStart, floorOfUUIDv7(since), floorOfUUIDv7(since.Add(-time.Hour))).Scan(&txid)
+	var txid int64
+	err := s.pool.QueryRow(ctx, selectFeedStart, floorOfUUIDv7(since.Add(-feedMargin))).Scan(&txid)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return "", nil // nothing is that old
+	}
 	if err != nil {
 		return "", readerError(err, "finding the feed's place at %s", since)
 	}
-	if txid == nil {
-		return "", nil // nothing is that young: the whole feed is short, or will be
-	}
-	return cursor{txid: *txid - 1, sequence: math.MaxInt64}.String(), nil
+	return cursor{txid: txid - 1, sequence: math.MaxInt64}.String(), nil
 }
 
 // floorOfUUIDv7 is the least UUIDv7 of a millisecond.

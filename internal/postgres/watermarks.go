@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/google/uuid"
@@ -30,11 +31,17 @@ func (l *Ledger) Lead(ctx context.Context, do func(context.Context) error) (bool
 	if !got {
 		return false, nil
 	}
+	// A leader that froze, or whose host is gone, must not keep the lock for as long as TCP takes to notice: it asks
+	// every second, and the server ends a session that asks for nothing.
+	if _, err := conn.Exec(ctx, "set idle_session_timeout = '10s'"); err != nil {
+		conn.Conn().Close(ctx) // which gives the lock back
+		return false, classify("bounding the reconciler's lock", err)
+	}
 	defer func() {
 		// The connection goes back to the pool: without this it would keep the lock.
 		unlock, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
-		if _, err := conn.Exec(unlock, "select pg_advisory_unlock($1)", int64(reconcilerLock)); err != nil {
+		if _, err := conn.Exec(unlock, "reset idle_session_timeout; select pg_advisory_unlock("+strconv.Itoa(reconcilerLock)+")"); err != nil {
 			conn.Conn().Close(unlock) // which gives the lock back
 		}
 	}()
@@ -50,7 +57,10 @@ func (l *Ledger) Lead(ctx context.Context, do func(context.Context) error) (bool
 		case err := <-done:
 			return true, err
 		case <-tick.C:
-			if err := conn.Ping(ctx); err != nil {
+			ping, cancel := context.WithTimeout(ctx, 2*time.Second)
+			err := conn.Ping(ping)
+			cancel()
+			if err != nil {
 				stop(fmt.Errorf("losing the reconciler's lock: %w", err))
 			}
 		}

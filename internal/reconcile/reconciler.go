@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -34,7 +35,8 @@ type ledger interface {
 	OpenSince(ctx context.Context) (map[string]time.Time, error)
 }
 
-// invocations tells which owners will never run again. Its error says nothing about any of them.
+// invocations tells which owners will never run again, and errs while Restate is away, also when it is asked about none:
+// that says nothing about any of them.
 type invocations interface {
 	Ended(ctx context.Context, owners []string) (map[string]bool, error)
 }
@@ -48,7 +50,7 @@ type driver interface {
 // Bounds of one look.
 const (
 	pageEvents  = 500
-	pagesAtOnce = 40   // what is beyond is looked at when what is before it is planned
+	pagesAtOnce = 40   // with something unplanned before them; what is beyond is looked at when that is planned
 	batchEvents = 64   // as intake's
 	openAtOnce  = 5000 // overdue deliveries read in one look
 )
@@ -77,10 +79,17 @@ type Reconciler struct {
 	ended    map[string]time.Time // owners, and since when they look ended
 	xmin     int64
 	xminAt   time.Time // when xmin last rose
+	ahead    place     // up to where everything visible above xmin was planned; never stored
 	budget   int       // how many may still be driven in this look
 
 	mu     sync.Mutex
 	report Report
+}
+
+// place is a cursor above xmin, which means nothing any more when xmin has moved.
+type place struct {
+	xmin   int64
+	cursor string
 }
 
 // suspect is an event that was seen and had no plan.
@@ -98,6 +107,8 @@ type Report struct {
 	Planned     delivery.Watermark `json:"planned_watermark"`
 	Unplanned   int                `json:"unplanned"`   // events seen without a plan, most of them on their way
 	Unaccounted int                `json:"unaccounted"` // of those, over-age: 0 is the promise
+	// Behind says that the look ended before the feed did, behind a backlog of unplanned events.
+	Behind bool `json:"behind"`
 	// SettledBefore is when the oldest event that still has a delivery under way was planned; zero where none has.
 	SettledBefore time.Time            `json:"settled_before"`
 	Merchants     map[string]time.Time `json:"merchants_settled_before"`
@@ -139,6 +150,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 
 // lead looks again and again. What an earlier leader had seen is forgotten: two looks are two looks of one process.
 func (r *Reconciler) lead(ctx context.Context) error {
+	r.ahead = place{}
 	r.suspects, r.ended, r.xmin, r.budget = map[uuid.UUID]*suspect{}, map[string]time.Time{}, 0, 0
 	r.metrics.leading.Set(1)
 	for look := uint64(1); ; look++ {
@@ -171,34 +183,20 @@ func (r *Reconciler) lookAtEvents(ctx context.Context, look uint64, report *Repo
 	if err != nil {
 		return err
 	}
-	stored := mark
 	var (
-		page    event.FeedPage
-		pages   [][]event.Ref
+		stored  = mark
+		pages   [][]event.Ref // from the first one with something unplanned on
 		planned = map[uuid.UUID]time.Duration{}
-		whole   = true // all so far is planned or explained, so the watermark may follow
-		at      = mark.Cursor
+		whole   = true // all that was visible so far is planned or explained
+		jumped  = false
+		beyond  = false // an event can still appear behind what was seen last: it is seen, and driven, but not passed
+		page    = event.FeedPage{Last: mark.Cursor}
 	)
-	for range pagesAtOnce {
-		page, err = r.feed.Events(ctx, at, pageEvents, true)
+	for walked := 0; len(pages) < pagesAtOnce; walked++ {
+		page, err = r.next(ctx, page.Last, &mark)
 		if err != nil {
 			return err
 		}
-		if mark.System != page.System || mark.Timeline != page.Timeline {
-			// Another server's history, or this one's after a failover: cursors of the old one mean nothing.
-			level := slog.LevelWarn
-			if mark.System == "" {
-				level = slog.LevelInfo // the first look ever
-			}
-			r.log.LogAttrs(ctx, level, "the business database has another history: looking again from the topic's retention ago",
-				slog.String("system", page.System), slog.String("timeline", page.Timeline))
-			page, err = r.feed.EventsSince(ctx, time.Now().Add(-r.cfg.Retention), pageEvents, true)
-			if err != nil {
-				return err
-			}
-			mark = delivery.Watermark{Cursor: page.From, System: page.System, Timeline: page.Timeline}
-		}
-		r.followXmin(page)
 		ids := make([]uuid.UUID, len(page.Events))
 		for i, ref := range page.Events {
 			ids[i] = ref.ID
@@ -207,20 +205,34 @@ func (r *Reconciler) lookAtEvents(ctx context.Context, look uint64, report *Repo
 		if err != nil {
 			return err
 		}
-		for id, ago := range found {
-			planned[id] = ago
+		if whole = whole && len(found) == len(ids); !whole {
+			pages = append(pages, page.Events)
+			maps.Copy(planned, found)
 		}
-		pages = append(pages, page.Events)
-		whole = whole && len(found) == len(ids)
-		if whole && page.Next != "" {
+		if whole && !beyond && page.Next != "" {
 			mark.Cursor = page.Next
 		}
-		if len(page.Events) > 0 && page.Events[len(page.Events)-1].TxID >= page.Xmin {
-			whole = false // above xmin an event can still appear behind us: seen, and driven, but not passed
+		if above(page) {
+			beyond = true
+			switch {
+			case !whole:
+			case !jumped && r.ahead.xmin == page.Xmin:
+				// While a long transaction holds xmin each look would see the same first events, and nothing
+				// after them. It goes on where an earlier look had seen everything planned; what has appeared
+				// behind is below the next xmin, which the watermark has not passed.
+				page.Last, jumped = r.ahead.cursor, true
+			default:
+				r.ahead = place{page.Xmin, page.Last}
+			}
 		}
-		at = page.Last
 		if !page.More {
 			break
+		}
+		if walked%pagesAtOnce == pagesAtOnce-1 && mark != stored { // after a failover the walk is long
+			if err := r.ledger.SetWatermark(ctx, mark); err != nil {
+				return err
+			}
+			stored = mark
 		}
 	}
 	if mark != stored {
@@ -228,10 +240,44 @@ func (r *Reconciler) lookAtEvents(ctx context.Context, look uint64, report *Repo
 			return err
 		}
 	}
-	report.Planned = mark
+	report.Planned, report.Behind = mark, page.More
 	r.suspect(pages, planned, look)
 	r.count(report)
 	return r.driveEvents(ctx)
+}
+
+// next reads the page after the cursor, or the first one of another history.
+func (r *Reconciler) next(ctx context.Context, after string, mark *delivery.Watermark) (event.FeedPage, error) {
+	page, err := r.feed.Events(ctx, after, pageEvents, true)
+	if err != nil {
+		return page, err
+	}
+	if mark.System != page.System || mark.Timeline != page.Timeline {
+		level := slog.LevelWarn
+		if mark.System == "" {
+			level = slog.LevelInfo // the first look ever
+		}
+		r.log.LogAttrs(ctx, level, "the business database has another history: looking again",
+			slog.String("system", page.System), slog.String("timeline", page.Timeline))
+		if mark.System != "" && mark.System != page.System {
+			// Rows that were restored into another server carry transaction ids of the old one, above all that
+			// the new one counts: no time tells where to begin.
+			page, err = r.feed.Events(ctx, "", pageEvents, true)
+		} else {
+			page, err = r.feed.EventsSince(ctx, time.Now().Add(-r.cfg.Retention), pageEvents, true)
+		}
+		if err != nil {
+			return page, err
+		}
+		*mark = delivery.Watermark{Cursor: page.From, System: page.System, Timeline: page.Timeline}
+	}
+	r.followXmin(page)
+	return page, nil
+}
+
+// above reports whether the page reaches above the oldest running transaction.
+func above(page event.FeedPage) bool {
+	return len(page.Events) > 0 && page.Events[len(page.Events)-1].TxID >= page.Xmin
 }
 
 // followXmin notes how long the oldest transaction has held back what is visible above it.
@@ -280,6 +326,10 @@ func (r *Reconciler) count(report *Report) {
 	}
 	r.metrics.unplanned.Set(float64(report.Unplanned))
 	r.metrics.unaccounted.Set(float64(report.Unaccounted))
+	r.metrics.behind.Set(0)
+	if report.Behind {
+		r.metrics.behind.Set(1)
+	}
 }
 
 // overAge reads the age out of the id, a UUIDv7.
@@ -349,10 +399,15 @@ func (r *Reconciler) lookAtDeliveries(ctx context.Context, _ uint64, _ *Report) 
 		}
 	}
 	without := len(lost)
+	if len(overdue) == 0 {
+		clear(r.ended)
+		return nil
+	}
+	// Asked even where no row has an owner: while Restate is away its timers are late, and not lost. Taking their
+	// deliveries over would void them just before they come.
 	ended, err := r.endedFor(ctx, owners)
 	if err != nil {
-		// Nothing is known about any owner. Timers that never came are due all the same.
-		r.log.LogAttrs(ctx, slog.LevelWarn, "owners of deliveries cannot be looked up", logging.Error(err))
+		return err
 	}
 	for _, o := range overdue {
 		if o.Owner != "" && ended[o.Owner] {
@@ -377,10 +432,6 @@ func (r *Reconciler) lookAtDeliveries(ctx context.Context, _ uint64, _ *Report) 
 // endedFor returns the owners that have looked ended for a grace, in two looks at least.
 func (r *Reconciler) endedFor(ctx context.Context, owners []string) (map[string]bool, error) {
 	out := map[string]bool{}
-	if len(owners) == 0 {
-		clear(r.ended)
-		return out, nil
-	}
 	ended, err := r.invocations.Ended(ctx, owners)
 	if err != nil {
 		return out, err

@@ -1,6 +1,7 @@
 package reconcile_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,6 +38,7 @@ type world struct {
 	events   []event.Ref // visible, in feed order
 	xmin     int64
 	system   string
+	timeline string
 	start    int64    // where the feed begins for those who ask since
 	asked    []string // cursors and starts that the feed was asked for
 	feedErr  error
@@ -55,7 +57,7 @@ type world struct {
 
 func newWorld() *world {
 	w := &world{
-		xmin: 1 << 40, system: "s1", planned: map[uuid.UUID]time.Time{}, ended: map[string]bool{}, registry: prometheus.NewRegistry(),
+		xmin: 1 << 40, system: "s1", timeline: "00000001", planned: map[uuid.UUID]time.Time{}, ended: map[string]bool{}, registry: prometheus.NewRegistry(),
 	}
 	cfg := reconcile.Config{Interval: interval, Grace: grace, OverAge: overAge, Rate: 100, Retention: 7 * 24 * time.Hour}
 	w.Reconciler = reconcile.New(cfg, w, w, w, w, slog.New(slog.DiscardHandler), w.registry)
@@ -67,7 +69,7 @@ func (w *world) commit(merchant string) event.Ref {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	n := int64(len(w.events) + 1)
-	id := uuid.UUID{6: 0x70, 8: 0x80, 15: byte(n), 14: byte(n >> 8)}
+	id := uuid.UUID{6: 0x70, 8: 0x80, 15: byte(n), 14: byte(n >> 8), 13: byte(n >> 16)}
 	ms := uint64(time.Now().UnixMilli())
 	for i := range 6 {
 		id[i] = byte(ms >> (40 - 8*i))
@@ -87,12 +89,10 @@ func (w *world) plan(refs ...event.Ref) {
 
 func (w *world) page(from int64, limit int) event.FeedPage {
 	page := event.FeedPage{
-		Xmin: w.xmin, System: w.system, Timeline: "00000001", From: cursorOf(from), Next: cursorOf(from), Last: cursorOf(from),
+		Xmin: w.xmin, System: w.system, Timeline: w.timeline, From: cursorOf(from), Next: cursorOf(from), Last: cursorOf(from),
 	}
-	for _, ref := range w.events {
-		if ref.TxID <= from {
-			continue
-		}
+	first, _ := slices.BinarySearchFunc(w.events, from+1, func(ref event.Ref, txid int64) int { return cmp.Compare(ref.TxID, txid) })
+	for _, ref := range w.events[first:] {
 		if len(page.Events) == limit {
 			page.More = true
 			break
@@ -367,8 +367,8 @@ func TestWatermarkAdvancesOnlyOverWhatIsPlanned(t *testing.T) {
 	})
 }
 
-// After a failover transaction ids go back, and a cursor of the old history would skip what the new one writes.
-func TestAnotherHistoryStartsTheWalkAgainFromTheRetentionAgo(t *testing.T) {
+// After a failover transaction ids go back, and a cursor of the old timeline would skip what the new one writes.
+func TestAnotherTimelineStartsTheWalkAgainFromTheRetentionAgo(t *testing.T) {
 	t.Parallel()
 	in(t, func(t *testing.T, w *world, pause func(time.Duration)) {
 		for range 10 {
@@ -377,7 +377,7 @@ func TestAnotherHistoryStartsTheWalkAgainFromTheRetentionAgo(t *testing.T) {
 		pause(2 * interval)
 		require.Equal(t, delivery.Watermark{Cursor: "10.1", System: "s1", Timeline: "00000001"}, w.Report().Planned)
 		w.set(func() {
-			w.system, w.events, w.asked = "s2", nil, nil
+			w.timeline, w.events, w.asked = "00000002", nil, nil
 		})
 		lost := w.commit("m") // transaction 1 of the new history
 		pause(overAge + 2*interval)
@@ -385,8 +385,82 @@ func TestAnotherHistoryStartsTheWalkAgainFromTheRetentionAgo(t *testing.T) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		require.True(t, slices.ContainsFunc(w.asked, func(s string) bool { return strings.HasPrefix(s, "since 168h") }), "%v", w.asked)
-		require.Equal(t, "s2", w.mark.System)
+		require.Equal(t, "00000002", w.mark.Timeline)
 	})
+}
+
+// Rows that were restored into another server carry its predecessor's transaction ids, above all that it counts itself.
+func TestAnotherServerStartsTheWalkFromTheBeginning(t *testing.T) {
+	t.Parallel()
+	in(t, func(t *testing.T, w *world, pause func(time.Duration)) {
+		w.plan(w.commit("m"))
+		pause(2 * interval)
+		w.set(func() {
+			w.system, w.start, w.asked = "s2", 1<<30, nil // by time it would begin above what is new
+		})
+		lost := w.commit("m")
+		pause(overAge + 2*interval)
+		require.Equal(t, []uuid.UUID{lost.ID}, w.seen())
+		require.Equal(t, "s2", w.Report().Planned.System)
+	})
+}
+
+// A look is bounded by what is unplanned, not by what is there: it keeps up with any rate, and catches up after a failover.
+func TestLookPassesWhateverIsPlannedAtOnce(t *testing.T) {
+	t.Parallel()
+	in(t, func(t *testing.T, w *world, pause func(time.Duration)) {
+		for range 30_000 {
+			w.plan(w.commit("m"))
+		}
+		lost := w.commit("m")
+		w.plan(w.commit("m"))
+		pause(interval / 2)
+		require.Equal(t, 1, w.Report().Unplanned, "it is seen in the first look, behind 60 pages")
+		require.False(t, w.Report().Behind)
+		pause(3 * grace)
+		require.Equal(t, []uuid.UUID{lost.ID}, w.seen())
+	})
+}
+
+// Interleaving: a transaction is held open for long under load. More events than one look takes are planned above it, and
+// then one is lost.
+func TestLongTransactionUnderLoadDoesNotBlindItEither(t *testing.T) {
+	t.Parallel()
+	in(t, func(t *testing.T, w *world, pause func(time.Duration)) {
+		w.set(func() { w.xmin = 1 })
+		for range 30_000 {
+			w.plan(w.commit("m"))
+		}
+		pause(interval / 2)
+		lost := w.commit("m")
+		w.plan(w.commit("m"))
+		before := w.pages()
+		pause(interval)
+		require.Less(t, w.pages()-before, 5, "it goes on where it was")
+		require.Equal(t, 1, w.Report().Unplanned)
+		require.Empty(t, w.Report().Planned.Cursor, "and passes nothing")
+		pause(3 * grace)
+		require.Equal(t, []uuid.UUID{lost.ID}, w.seen())
+	})
+}
+
+// Behind a large backlog of unplanned events a look ends before the feed does, and says so.
+func TestLookSaysThatItDidNotSeeEverything(t *testing.T) {
+	t.Parallel()
+	in(t, func(t *testing.T, w *world, pause func(time.Duration)) {
+		for range 21_000 {
+			w.commit("m")
+		}
+		pause(interval / 2)
+		require.True(t, w.Report().Behind)
+		require.InDelta(t, 1, gauge(t, w, "hookline_reconciler_behind"), 0)
+	})
+}
+
+func (w *world) pages() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.asked)
 }
 
 // The walk of a new history begins at the retention ago also when what is there is not planned yet.
@@ -407,14 +481,18 @@ func overdueOf(owner string, n byte) delivery.Overdue {
 	return delivery.Overdue{Key: delivery.Key{EventID: uuid.UUID{15: n}, EndpointID: uuid.UUID{15: 1}}, Epoch: 4, Number: 2, Owner: owner}
 }
 
-// Interleaving: Restate's volume is lost with the timers of retries. Their rows are overdue, without an owner.
-func TestTimerThatNeverCameIsMadeUpFor(t *testing.T) {
+// Interleaving: Restate's volume is lost with the timers of retries. Their rows are overdue, without an owner. While
+// Restate is away its timers are late, and not lost: taken over, they would be void when they come.
+func TestTimerThatNeverCameIsMadeUpForWhenRestateIsThere(t *testing.T) {
 	t.Parallel()
 	in(t, func(t *testing.T, w *world, pause func(time.Duration)) {
 		w.set(func() {
 			w.overdue = []delivery.Overdue{overdueOf("", 1)}
-			w.askErr = errors.New("Restate is away") // which is not needed for this
+			w.askErr = errors.New("Restate is away")
 		})
+		pause(3 * grace)
+		require.Zero(t, w.takenOver())
+		w.set(func() { w.askErr = nil })
 		pause(2 * interval)
 		w.mu.Lock()
 		defer w.mu.Unlock()

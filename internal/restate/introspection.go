@@ -14,10 +14,15 @@ const statusesAtOnce = 200
 var invocationID = regexp.MustCompile(`^inv_[A-Za-z0-9]+$`)
 
 // Ended returns which of the invocations will never run again by themselves: Restate does not know them, has completed
-// them, or has paused them until somebody looks. Its error means that Restate could not be asked, which says nothing
+// them, or has paused them until somebody looks. Asked about none it looks whether Restate answers. Its error means that Restate could not be asked, which says nothing
 // about any of them.
 func (r *Registrar) Ended(ctx context.Context, invocations []string) (map[string]bool, error) {
 	ended := make(map[string]bool, len(invocations))
+	if len(invocations) == 0 {
+		if err := r.call(ctx, http.MethodPost, "/query", map[string]string{"query": "select id from sys_invocation limit 1"}, nil); err != nil {
+			return nil, fmt.Errorf("asking Restate whether it is there: %w", err)
+		}
+	}
 	for len(invocations) > 0 {
 		chunk := invocations[:min(len(invocations), statusesAtOnce)]
 		invocations = invocations[len(chunk):]
