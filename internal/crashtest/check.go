@@ -63,6 +63,8 @@ type Window struct {
 	Fault string    `json:"fault"`
 	From  time.Time `json:"from"`
 	To    time.Time `json:"to"`
+	// OnTheWire says that others went on with the work: what they had delivered is no excuse for the one that wakes.
+	OnTheWire bool `json:"on_the_wire,omitempty"`
 }
 
 // Sets are what is compared.
@@ -254,7 +256,11 @@ func (s Sets) excuse(first, again time.Time) (fault string, before time.Duration
 			continue
 		}
 		ahead := w.From.Sub(first)
-		excused := ahead <= flushed && !first.After(w.To.Add(waking))
+		until := w.To
+		if w.OnTheWire {
+			until = w.From
+		}
+		excused := ahead <= flushed && !first.After(until.Add(waking))
 		better := excused && late    // the first one that excuses it
 		sameKind := excused == !late // as the best so far
 		if distance := ahead.Abs(); better || (sameKind && (nearest < 0 || distance < nearest)) {

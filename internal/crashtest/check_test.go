@@ -198,6 +198,7 @@ func TestCheck(t *testing.T) {
 func TestOnlyAFaultExcusesADuplicate(t *testing.T) {
 	t.Parallel()
 	kill := crashtest.Window{Fault: "kill", From: at(10_000), To: at(12_000)}
+	shared := crashtest.Window{Fault: "freeze", From: at(10_000), To: at(30_000), OnTheWire: true}
 	later := crashtest.Window{Fault: "later", From: at(20_000), To: at(20_500)}
 	for name, tc := range map[string]struct {
 		first, again int // ms
@@ -209,6 +210,8 @@ func TestOnlyAFaultExcusesADuplicate(t *testing.T) {
 		"beyond the limit":                  {9_749, 11_000, []crashtest.Window{kill}, crashtest.Duplicate{Fault: "kill", Before: 251 * time.Millisecond, Late: true}},
 		"while it was frozen":               {11_500, 13_000, []crashtest.Window{kill}, crashtest.Duplicate{Fault: "kill", Before: -1500 * time.Millisecond}},
 		"when it woke":                      {12_900, 14_000, []crashtest.Window{kill}, crashtest.Duplicate{Fault: "kill", Before: -2900 * time.Millisecond}},
+		"on the wire of one of two":         {10_400, 31_000, []crashtest.Window{shared}, crashtest.Duplicate{Fault: "freeze", Before: -400 * time.Millisecond}},
+		"delivered by the other of two":     {13_000, 31_000, []crashtest.Window{shared}, crashtest.Duplicate{Fault: "freeze", Before: -3 * time.Second, Late: true}},
 		"long after":                        {13_100, 14_000, []crashtest.Window{kill}, crashtest.Duplicate{Fault: "kill", Before: -3100 * time.Millisecond, Late: true}},
 		"a fault that comes after both":     {1_000, 2_000, []crashtest.Window{kill}, crashtest.Duplicate{Late: true}},
 		"without any fault":                 {1_000, 2_000, nil, crashtest.Duplicate{Late: true}},

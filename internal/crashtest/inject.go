@@ -96,7 +96,10 @@ func (r *run) fault(name string) (over func()) {
 	from := time.Now()
 	r.mu.Lock()
 	i := len(r.windows)
-	r.windows = append(r.windows, Window{Fault: name, From: from, To: from.Add(24 * time.Hour)})
+	r.windows = append(r.windows, Window{
+		Fault: name, From: from, To: from.Add(24 * time.Hour),
+		OnTheWire: len(r.status.WorkerNames()) > 1 && name == Fault{kindFreeze, stack.WebhookWorker}.String(),
+	})
 	r.mu.Unlock()
 	return func() {
 		r.mu.Lock()
@@ -215,6 +218,14 @@ func (r *run) freeze(ctx context.Context, f Fault) (err error) {
 		return victim.hit(syscall.SIGCONT)
 	}
 	defer func() { err = errors.Join(err, wake()) }()
+	for !victim.stopped() { // a signal reaches the threads one by one
+		if time.Since(frozen) > probing {
+			return fmt.Errorf("%s does not stop", f.Target)
+		}
+		if err := pause(ctx, 10*time.Millisecond); err != nil {
+			return err
+		}
+	}
 	silent, answered := 0, 0
 	for time.Since(frozen) < r.o.Freeze-probing {
 		if err := probe(ctx, status, f.Target); err != nil {
@@ -226,7 +237,7 @@ func (r *run) freeze(ctx context.Context, f Fault) (err error) {
 			answered++
 		}
 	}
-	if answered > 0 || !stopped(victim.PID) {
+	if answered > 0 || !victim.stopped() {
 		r.find("the frozen %s answered %d of %d times", f.Target, answered, answered+silent)
 	}
 	if err := pause(ctx, r.o.Freeze-time.Since(frozen)); err != nil {

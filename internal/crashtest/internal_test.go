@@ -286,7 +286,7 @@ func TestAFaultHitsTheWholeFamily(t *testing.T) {
 	require.Eventually(t, func() bool { return !stopped(leader) && !stopped(child) }, 10*time.Second, time.Millisecond)
 	require.NoError(t, victim.hit(syscall.SIGKILL))
 	require.Eventually(t, func() bool {
-		fields := statOf(child)
+		fields := statOf(strconv.Itoa(child))
 		return !victim.Alive() && (len(fields) == 0 || fields[0] == "Z")
 	}, 10*time.Second, time.Millisecond)
 }

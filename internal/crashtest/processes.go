@@ -71,7 +71,7 @@ func groupsOf(leader int) []int {
 		if err != nil {
 			continue
 		}
-		if fields := statOf(pid); len(fields) > 2 {
+		if fields := statOf(entry.Name()); len(fields) > 2 {
 			parent, errParent := strconv.Atoi(fields[1])
 			group, errGroup := strconv.Atoi(fields[2])
 			if errParent == nil && errGroup == nil {
@@ -97,17 +97,28 @@ func groupsOf(leader int) []int {
 	return groups
 }
 
-// statOf returns the fields of /proc/PID/stat behind the program's name: state, parent, group, ...
-func statOf(pid int) []string {
-	content, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+// statOf returns the fields of /proc/PROCESS/stat behind the program's name: state, parent, group, ...
+func statOf(process string) []string {
+	content, err := os.ReadFile("/proc/" + process + "/stat")
 	if err != nil {
 		return nil
 	}
 	return strings.Fields(string(content[bytes.LastIndexByte(content, ')')+1:]))
 }
 
-// stopped tells whether the process is stopped by a signal.
+// stopped tells whether every thread of the process is stopped by a signal.
 func stopped(pid int) bool {
-	fields := statOf(pid)
-	return len(fields) > 0 && fields[0] == "T"
+	threads, err := os.ReadDir("/proc/" + strconv.Itoa(pid) + "/task")
+	for _, thread := range threads {
+		fields := statOf(strconv.Itoa(pid) + "/task/" + thread.Name())
+		if len(fields) > 0 && fields[0] != "T" {
+			return false
+		}
+	}
+	return err == nil && len(threads) > 0
+}
+
+// stopped tells whether the leader, and all that leads a group of its own, stand still.
+func (t target) stopped() bool {
+	return !slices.ContainsFunc(groupsOf(t.PID), func(leader int) bool { return !stopped(leader) })
 }
