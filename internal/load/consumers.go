@@ -2,6 +2,7 @@ package load
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -31,10 +32,7 @@ func AwaitConsumers(ctx context.Context, cfg kafka.Config, group string, patienc
 		}
 		select {
 		case <-ctx.Done():
-			if err == nil {
-				err = ctx.Err()
-			}
-			return fmt.Errorf("waiting until group %s consumes topic %s: %w", group, cfg.Topic, err)
+			return fmt.Errorf("waiting until group %s consumes topic %s: %w", group, cfg.Topic, errors.Join(ctx.Err(), err))
 		case <-tick.C:
 		}
 	}

@@ -47,8 +47,7 @@ func TestASlotThatLostItsWALIsMadeAgainAndTheGapIsDeclared(t *testing.T) {
 	cfg := replication.Config{DatabaseURL: server.DSN("postgres"), Slot: "lost", Publication: migrations.Publication}
 	source := replication.New(cfg, slog.New(slog.NewTextHandler(&log, nil)), func() { declared++ })
 	t.Cleanup(func() { source.Close(context.WithoutCancel(t.Context())) })
-	_, err = source.Connect(t.Context())
-	require.NoError(t, err)
+	connect(t, source)
 	run(insertPayment)
 	confirmed := next(t, source, wal.Commit).LSN
 	require.NoError(t, source.Confirm(confirmed, false))
@@ -64,8 +63,7 @@ func TestASlotThatLostItsWALIsMadeAgainAndTheGapIsDeclared(t *testing.T) {
 		require.NoError(t, err)
 		return state.Status == "lost"
 	}, patient, often)
-	_, err = source.Connect(t.Context())
-	require.NoError(t, err)
+	connect(t, source)
 	require.Equal(t, 1, declared)
 	require.Contains(t, log.String(), `level=ERROR msg="GAP: `)
 	require.Equal(t, []gap{{from: confirmed, reason: "the slot was invalidated: the server had removed WAL that it still needed"}}, gaps(t, pool, "lost"))
@@ -73,8 +71,7 @@ func TestASlotThatLostItsWALIsMadeAgainAndTheGapIsDeclared(t *testing.T) {
 	run(insertPayment)
 	require.NoError(t, source.Confirm(next(t, source, wal.Commit).LSN, false), "from here on everything comes")
 	source.Disconnect(t.Context())
-	_, err = source.Connect(t.Context())
-	require.NoError(t, err)
+	connect(t, source)
 	source.Disconnect(t.Context())
 	require.Equal(t, 1, declared, "it is one gap, however often the relay starts")
 }

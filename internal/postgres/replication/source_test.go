@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -60,8 +61,7 @@ const insertPayment = "insert into payments (merchant_id, amount, currency, stat
 func TestASlotStartsWhereItWasConfirmedAndNowhereElse(t *testing.T) {
 	t.Parallel()
 	pool, _, source := setup(t)
-	keepAlive, err := source.Connect(t.Context())
-	require.NoError(t, err)
+	keepAlive := connect(t, source)
 	require.Equal(t, 10*time.Second, keepAlive)
 	for range 2 {
 		_, err := pool.Exec(t.Context(), insertPayment)
@@ -78,8 +78,7 @@ func TestASlotStartsWhereItWasConfirmedAndNowhereElse(t *testing.T) {
 	require.GreaterOrEqual(t, next(t, source, wal.KeepAlive).LSN, first.LSN)
 	source.Disconnect(t.Context())
 
-	_, err = source.Connect(t.Context())
-	require.NoError(t, err)
+	connect(t, source)
 	require.Equal(t, second.LSN, next(t, source, wal.Commit).LSN, "the second one comes again")
 	state, err := source.State(t.Context())
 	require.NoError(t, err)
@@ -93,9 +92,8 @@ func TestASlotStartsWhereItWasConfirmedAndNowhereElse(t *testing.T) {
 func TestDisconnectTakesTheLastConfirmationAlong(t *testing.T) {
 	t.Parallel()
 	pool, _, source := setup(t)
-	_, err := source.Connect(t.Context())
-	require.NoError(t, err)
-	_, err = pool.Exec(t.Context(), insertPayment)
+	connect(t, source)
+	_, err := pool.Exec(t.Context(), insertPayment)
 	require.NoError(t, err)
 	first := next(t, source, wal.Commit)
 	// Much that is sent and never read: closing over it resets the connection.
@@ -117,8 +115,7 @@ func TestInterruptEndsAWait(t *testing.T) {
 	t.Parallel()
 	_, _, source := setup(t)
 	source.Interrupt() // without a connection: nothing
-	_, err := source.Connect(t.Context())
-	require.NoError(t, err)
+	connect(t, source)
 	ended := make(chan error)
 	go func() {
 		var m wal.Message
@@ -140,8 +137,7 @@ func TestTheKeepAliveFollowsTheServersTimeout(t *testing.T) {
 	for setting, want := range map[string]time.Duration{"6s": 2 * time.Second, "0": 10 * time.Second} {
 		_, err := pool.Exec(t.Context(), fmt.Sprintf("do $$ begin execute format('alter role hookline_cdc in database %%I set wal_sender_timeout = %%L', current_database(), '%s'); end $$", setting))
 		require.NoError(t, err)
-		keepAlive, err := source.Connect(t.Context())
-		require.NoError(t, err)
+		keepAlive := connect(t, source)
 		require.Equal(t, want, keepAlive)
 		source.Disconnect(t.Context())
 	}
@@ -159,8 +155,7 @@ func TestASlotOfAnotherKindIsRefused(t *testing.T) {
 func TestTheRoleMayWriteAHeartbeatAndItArrives(t *testing.T) {
 	t.Parallel()
 	_, _, source := setup(t)
-	_, err := source.Connect(t.Context())
-	require.NoError(t, err)
+	connect(t, source)
 	before, err := source.State(t.Context())
 	require.NoError(t, err)
 	require.NoError(t, source.Heartbeat(t.Context()))
@@ -185,4 +180,17 @@ func TestValidateNamesTheVariableAndNotThePassword(t *testing.T) {
 		require.ErrorContains(t, err, want)
 		require.NotContains(t, err.Error(), "secret")
 	}
+}
+
+// connect takes the slot as soon as it is free: the server lets go of one a moment after its reader has gone.
+func connect(t *testing.T, source *replication.Source) time.Duration {
+	t.Helper()
+	var keepAlive time.Duration
+	var err error
+	require.Eventually(t, func() bool {
+		keepAlive, err = source.Connect(t.Context())
+		return err == nil || !strings.Contains(err.Error(), "is active for PID")
+	}, 20*time.Second, 20*time.Millisecond)
+	require.NoError(t, err)
+	return keepAlive
 }
