@@ -106,12 +106,13 @@ func statOf(process string) []string {
 	return strings.Fields(string(content[bytes.LastIndexByte(content, ')')+1:]))
 }
 
-// stopped tells whether every thread of the process is stopped by a signal.
+// stopped tells whether every thread of the process is stopped by a signal, or has ended: a frozen parent buries no
+// child.
 func stopped(pid int) bool {
 	threads, err := os.ReadDir("/proc/" + strconv.Itoa(pid) + "/task")
 	for _, thread := range threads {
 		fields := statOf(strconv.Itoa(pid) + "/task/" + thread.Name())
-		if len(fields) > 0 && fields[0] != "T" {
+		if len(fields) > 0 && !strings.Contains("TZX", fields[0]) {
 			return false
 		}
 	}
