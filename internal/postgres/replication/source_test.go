@@ -182,15 +182,25 @@ func TestValidateNamesTheVariableAndNotThePassword(t *testing.T) {
 	}
 }
 
-// connect takes the slot as soon as it is free: the server lets go of one a moment after its reader has gone.
+// connect takes the slot as soon as it is free.
 func connect(t *testing.T, source *replication.Source) time.Duration {
 	t.Helper()
 	var keepAlive time.Duration
+	whenFree(t, func() error {
+		var err error
+		keepAlive, err = source.Connect(t.Context())
+		return err
+	})
+	return keepAlive
+}
+
+// whenFree does what wants a slot to itself: the server lets go of one a moment after its reader has gone.
+func whenFree(t *testing.T, do func() error) {
+	t.Helper()
 	var err error
 	require.Eventually(t, func() bool {
-		keepAlive, err = source.Connect(t.Context())
+		err = do()
 		return err == nil || !strings.Contains(err.Error(), "is active for PID")
-	}, 20*time.Second, 20*time.Millisecond)
+	}, patient, often)
 	require.NoError(t, err)
-	return keepAlive
 }
