@@ -40,7 +40,7 @@ func (p *pipeline) Dispatch(ctx context.Context, key string, batch []event.Ref) 
 	return err
 }
 
-func (*pipeline) Attempt(context.Context, uuid.UUID, int, []delivery.Ticket) error { return nil }
+func (*pipeline) SendAttempt(context.Context, delivery.AttemptList) error { return nil }
 
 func (*pipeline) Ended(context.Context, []string) (map[string]bool, error) {
 	return map[string]bool{}, nil

@@ -17,7 +17,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/hookline/hookline/internal/delivery"
-	"github.com/hookline/hookline/internal/dispatch"
 	"github.com/hookline/hookline/internal/fault"
 	"github.com/hookline/hookline/internal/postgres"
 	"github.com/hookline/hookline/internal/redrive"
@@ -335,7 +334,7 @@ func redriveDead(ctx context.Context, args []string, stdout io.Writer) error {
 	}
 	calls := restate.NewClient(*ingress, 1)
 	defer calls.Close()
-	redriver := redrive.New(ledger.Ledger, ingressDriver{calls})
+	redriver := redrive.New(ledger.Ledger, calls)
 	if *all {
 		return redriveAll(ctx, ledger.Ledger, redriver, stdout)
 	}
@@ -382,14 +381,6 @@ func redriveAll(ctx context.Context, ledger *postgres.Ledger, redriver *redrive.
 		return fmt.Errorf("%d dead records are as dead as they were", failed)
 	}
 	return nil
-}
-
-// ingressDriver hands over through Restate's ingress, as the reconciler does.
-type ingressDriver struct{ *restate.Client }
-
-// Attempt implements what redrive asks for.
-func (d ingressDriver) Attempt(ctx context.Context, endpointID uuid.UUID, number int, tickets []delivery.Ticket) error {
-	return d.SendAttempt(ctx, dispatch.AttemptList{EndpointID: endpointID, Number: number, Tickets: tickets})
 }
 
 // openedLedger is the ledger with the pool that it owns.

@@ -82,7 +82,7 @@ func graveyard(t *testing.T) (*postgres.Ledger, *redrive.Redriver, event.Ref) {
 	t.Cleanup(ingress.Close)
 	calls := restate.NewClient(ingress.URL, 1)
 	t.Cleanup(calls.Close)
-	return ledger, redrive.New(ledger, ingressDriver{calls}), ref
+	return ledger, redrive.New(ledger, calls), ref
 }
 
 func TestDeadRecordsAreListedAndShown(t *testing.T) {

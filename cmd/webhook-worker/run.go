@@ -8,13 +8,11 @@ import (
 	"time"
 
 	"github.com/go-chi/chi/v5"
-	"github.com/google/uuid"
 	"github.com/twmb/franz-go/plugin/kprom"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/hookline/hookline/internal/dataclient"
 	"github.com/hookline/hookline/internal/deliver"
-	"github.com/hookline/hookline/internal/delivery"
 	"github.com/hookline/hookline/internal/dispatch"
 	"github.com/hookline/hookline/internal/intake"
 	"github.com/hookline/hookline/internal/kafka"
@@ -66,7 +64,7 @@ func run(ctx context.Context, cfg config, log *slog.Logger) error {
 	registrar := restate.NewRegistrar(cfg.RegistrarConfig, subscription, cfg.APIToken, log)
 	calls := restate.NewClient(cfg.IngressURL, intake.MaxInFlight)
 	defer calls.Close()
-	reconciler := reconcile.New(cfg.Reconcile, data, ledger, registrar, driver{calls}, log, registry)
+	reconciler := reconcile.New(cfg.Reconcile, data, ledger, registrar, calls, log, registry)
 
 	var consumer *kafka.Consumer
 	server, err := httpserver.Listen(ctx, httpserver.Options{
@@ -135,12 +133,4 @@ func run(ctx context.Context, cfg config, log *slog.Logger) error {
 	open, cancel := context.WithTimeout(context.WithoutCancel(ctx), exchangePatience)
 	defer cancel()
 	return errors.Join(err, dispatcher.Close(open))
-}
-
-// driver sends what the reconciler found the ordinary way.
-type driver struct{ *restate.Client }
-
-// Attempt implements what the reconciler asks for.
-func (d driver) Attempt(ctx context.Context, endpointID uuid.UUID, number int, tickets []delivery.Ticket) error {
-	return d.SendAttempt(ctx, dispatch.AttemptList{EndpointID: endpointID, Number: number, Tickets: tickets})
 }

@@ -112,7 +112,7 @@ func stopped(pid int) bool {
 	threads, err := os.ReadDir("/proc/" + strconv.Itoa(pid) + "/task")
 	for _, thread := range threads {
 		fields := statOf(strconv.Itoa(pid) + "/task/" + thread.Name())
-		if len(fields) > 0 && !strings.Contains("TZX", fields[0]) {
+		if len(fields) > 0 && !slices.Contains([]string{"T", "Z", "X"}, fields[0]) {
 			return false
 		}
 	}

@@ -176,3 +176,34 @@ type Overdue struct {
 	Number int    // of the attempt that is due
 	Owner  string // empty: a timer should have come
 }
+
+// MaxTickets bounds an attempt list, as a batch of events is bounded.
+const MaxTickets = 64
+
+// AttemptList is what an Attempt makes: deliveries of one endpoint whose same attempt is due at one time.
+type AttemptList struct {
+	EndpointID uuid.UUID `json:"endpoint_id"`
+	Number     int       `json:"attempt"`
+	Tickets    []Ticket  `json:"deliveries"`
+}
+
+// AttemptLists sorts deliveries that are due now into lists.
+func AttemptLists(due []Overdue) []AttemptList {
+	type same struct {
+		endpoint uuid.UUID
+		number   int
+	}
+	var out []AttemptList
+	at := map[same]int{} // index of the list that is being filled
+	for _, o := range due {
+		key := same{o.EndpointID, o.Number}
+		i, found := at[key]
+		if !found || len(out[i].Tickets) == MaxTickets {
+			i = len(out)
+			at[key] = i
+			out = append(out, AttemptList{EndpointID: o.EndpointID, Number: o.Number})
+		}
+		out[i].Tickets = append(out[i].Tickets, Ticket{EventID: o.EventID, Generation: o.Generation, Epoch: o.Epoch})
+	}
+	return out
+}

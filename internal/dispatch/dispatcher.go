@@ -61,8 +61,6 @@ const (
 	askAgain = 50 * time.Millisecond
 	// ledgerPatience bounds one write of outcomes; the ledger's own statement time-out is the same.
 	ledgerPatience = 5 * time.Second
-	// MaxTickets bounds an attempt list, as a batch of events is bounded.
-	MaxTickets = 64
 )
 
 // Config are the deployment's choices.
@@ -199,7 +197,7 @@ func (d *Dispatcher) planEach(ctx context.Context, owner string, refs []event.Re
 }
 
 // Attempt makes the attempts of a list, of which it takes what is still claimable. Errors are as Process's.
-func (d *Dispatcher) Attempt(ctx context.Context, owner string, list AttemptList) (Result, error) {
+func (d *Dispatcher) Attempt(ctx context.Context, owner string, list delivery.AttemptList) (Result, error) {
 	claimedAt := time.Now()
 	claims, settled, err := d.ledger.Claim(ctx, owner, list.EndpointID, list.Tickets)
 	if err != nil {

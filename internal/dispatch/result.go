@@ -33,20 +33,13 @@ type Line struct {
 	BodySHA256 []byte `json:"body_sha256,omitempty"`
 }
 
-// AttemptList is the input of an Attempt: deliveries of one endpoint whose same attempt is due at one time.
-type AttemptList struct {
-	EndpointID uuid.UUID         `json:"endpoint_id"`
-	Number     int               `json:"attempt"`
-	Tickets    []delivery.Ticket `json:"deliveries"`
-}
-
-// FollowUp is an AttemptList and when it is due.
+// FollowUp is an delivery.AttemptList and when it is due.
 type FollowUp struct {
-	List  AttemptList
+	List  delivery.AttemptList
 	Delay time.Duration
 }
 
-// FollowUps returns the attempts to schedule, in lists of at most MaxTickets. It is a function of the journaled
+// FollowUps returns the attempts to schedule, in lists of at most delivery.MaxTickets. It is a function of the journaled
 // result alone, so a replay sends the same.
 func (r Result) FollowUps() []FollowUp {
 	type due struct {
@@ -62,11 +55,11 @@ func (r Result) FollowUps() []FollowUp {
 		}
 		key := due{line.EndpointID, line.Next, line.RetryInMS}
 		i, found := at[key]
-		if !found || len(out[i].List.Tickets) == MaxTickets {
+		if !found || len(out[i].List.Tickets) == delivery.MaxTickets {
 			i = len(out)
 			at[key] = i
 			out = append(out, FollowUp{
-				List:  AttemptList{EndpointID: key.endpoint, Number: key.number},
+				List:  delivery.AttemptList{EndpointID: key.endpoint, Number: key.number},
 				Delay: time.Duration(key.delayMS) * time.Millisecond,
 			})
 		}

@@ -44,7 +44,7 @@ type invocations interface {
 // driver hands over what was found.
 type driver interface {
 	Dispatch(ctx context.Context, key string, batch []event.Ref) error
-	Attempt(ctx context.Context, endpointID uuid.UUID, number int, tickets []delivery.Ticket) error
+	SendAttempt(ctx context.Context, list delivery.AttemptList) error
 }
 
 // Bounds of one look.
@@ -457,20 +457,9 @@ func (r *Reconciler) endedFor(ctx context.Context, owners []string) (map[string]
 }
 
 func (r *Reconciler) sendAttempts(ctx context.Context, taken []delivery.Overdue) error {
-	type list struct {
-		endpoint uuid.UUID
-		number   int
-	}
-	tickets := map[list][]delivery.Ticket{}
-	for _, o := range taken {
-		key := list{o.EndpointID, o.Number}
-		tickets[key] = append(tickets[key], delivery.Ticket{EventID: o.EventID, Generation: o.Generation, Epoch: o.Epoch})
-	}
-	for key, all := range tickets {
-		for chunk := range slices.Chunk(all, batchEvents) {
-			if err := r.driver.Attempt(ctx, key.endpoint, key.number, chunk); err != nil {
-				return fmt.Errorf("sending attempts of deliveries taken over: %w", err)
-			}
+	for _, list := range delivery.AttemptLists(taken) {
+		if err := r.driver.SendAttempt(ctx, list); err != nil {
+			return fmt.Errorf("sending attempts of deliveries taken over: %w", err)
 		}
 	}
 	return nil

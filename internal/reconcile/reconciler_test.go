@@ -211,11 +211,11 @@ func (w *world) Dispatch(_ context.Context, _ string, batch []event.Ref) error {
 	return nil
 }
 
-func (w *world) Attempt(_ context.Context, _ uuid.UUID, number int, tickets []delivery.Ticket) error {
+func (w *world) SendAttempt(_ context.Context, list delivery.AttemptList) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, ticket := range tickets {
-		w.attempts = append(w.attempts, fmt.Sprintf("attempt %d epoch %d", number, ticket.Epoch))
+	for _, ticket := range list.Tickets {
+		w.attempts = append(w.attempts, fmt.Sprintf("attempt %d epoch %d", list.Number, ticket.Epoch))
 	}
 	return nil
 }

@@ -27,11 +27,8 @@ type ledger interface {
 // driver hands over what is driven. Dispatch returns when the batch's invocation has ended.
 type driver interface {
 	Dispatch(ctx context.Context, key string, batch []event.Ref) error
-	Attempt(ctx context.Context, endpointID uuid.UUID, number int, tickets []delivery.Ticket) error
+	SendAttempt(ctx context.Context, list delivery.AttemptList) error
 }
-
-// maxTickets bounds an attempt list, as the dispatcher's does.
-const maxTickets = 64
 
 // Redriver drives dead records again.
 type Redriver struct {
@@ -123,20 +120,9 @@ func (r *Redriver) revive(ctx context.Context, eventID uuid.UUID) (string, error
 		}
 		return "nothing to drive: " + Describe(fate), nil
 	}
-	type list struct {
-		endpoint uuid.UUID
-		number   int
-	}
-	tickets := map[list][]delivery.Ticket{}
-	for _, o := range revived {
-		key := list{o.EndpointID, o.Number}
-		tickets[key] = append(tickets[key], delivery.Ticket{EventID: o.EventID, Generation: o.Generation, Epoch: o.Epoch})
-	}
-	for key, all := range tickets {
-		for chunk := range slices.Chunk(all, maxTickets) {
-			if err := r.driver.Attempt(ctx, key.endpoint, key.number, chunk); err != nil {
-				return "", fmt.Errorf("sending attempts of event %s, which the reconciler will find overdue: %w", eventID, err)
-			}
+	for _, list := range delivery.AttemptLists(revived) {
+		if err := r.driver.SendAttempt(ctx, list); err != nil {
+			return "", fmt.Errorf("sending attempts of event %s, which the reconciler will find overdue: %w", eventID, err)
 		}
 	}
 	return fmt.Sprintf("%d deliveries are attempted again", len(revived)), nil

@@ -39,7 +39,7 @@ type world struct {
 	data       *data
 	posts      *posts
 
-	held []dispatch.AttemptList // nil: attempts run at once
+	held []delivery.AttemptList // nil: attempts run at once
 	hold bool
 	fail error
 }
@@ -65,11 +65,10 @@ func (w *world) Dispatch(ctx context.Context, key string, batch []event.Ref) err
 	return err
 }
 
-func (w *world) Attempt(ctx context.Context, endpointID uuid.UUID, number int, tickets []delivery.Ticket) error {
+func (w *world) SendAttempt(ctx context.Context, list delivery.AttemptList) error {
 	if w.fail != nil {
 		return w.fail
 	}
-	list := dispatch.AttemptList{EndpointID: endpointID, Number: number, Tickets: tickets}
 	if w.hold {
 		w.held = append(w.held, list)
 		return nil
@@ -77,7 +76,7 @@ func (w *world) Attempt(ctx context.Context, endpointID uuid.UUID, number int, t
 	return w.run(ctx, list)
 }
 
-func (w *world) run(ctx context.Context, list dispatch.AttemptList) error {
+func (w *world) run(ctx context.Context, list delivery.AttemptList) error {
 	_, err := w.dispatcher.Attempt(ctx, "redriven", list)
 	return err
 }

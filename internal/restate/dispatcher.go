@@ -39,7 +39,7 @@ const (
 // workflow is what the handlers journal.
 type workflow interface {
 	Process(ctx context.Context, owner string, refs []event.Ref) (dispatch.Result, error)
-	Attempt(ctx context.Context, owner string, list dispatch.AttemptList) (dispatch.Result, error)
+	Attempt(ctx context.Context, owner string, list delivery.AttemptList) (dispatch.Result, error)
 	Record(ctx context.Context, owner string, result dispatch.Result) error
 	Bury(ctx context.Context, record delivery.DeadRecord) error
 }
@@ -156,7 +156,7 @@ func (d *dispatcher) process(ctx sdk.Context, input []byte) (sdk.Void, error) {
 	})
 }
 
-func (d *dispatcher) attempt(ctx sdk.Context, list dispatch.AttemptList) (sdk.Void, error) {
+func (d *dispatcher) attempt(ctx sdk.Context, list delivery.AttemptList) (sdk.Void, error) {
 	return sdk.Void{}, d.step(ctx, func(run context.Context, owner string) (dispatch.Result, error) {
 		return d.workflow.Attempt(run, owner, list)
 	})

@@ -186,13 +186,13 @@ func TestFollowUpsAreDelayedAttempts(t *testing.T) {
 	first, second := ref(), ref()
 	slow, fast := uuid.New(), uuid.New()
 	type arrival struct {
-		list  dispatch.AttemptList
+		list  delivery.AttemptList
 		owner string
 		at    time.Time
 	}
 	arrivals := map[uuid.UUID]chan arrival{slow: make(chan arrival, 1), fast: make(chan arrival, 1)}
 	for endpoint, arrived := range arrivals {
-		w.scripts.onAttempt(endpoint, func(_ context.Context, owner string, list dispatch.AttemptList) (dispatch.Result, error) {
+		w.scripts.onAttempt(endpoint, func(_ context.Context, owner string, list delivery.AttemptList) (dispatch.Result, error) {
 			arrived <- arrival{list, owner, time.Now()}
 			if list.Number == 3 {
 				return dispatch.Result{}, nil
@@ -214,11 +214,11 @@ func TestFollowUpsAreDelayedAttempts(t *testing.T) {
 
 	soon := receive(t, arrivals[fast])
 	require.GreaterOrEqual(t, soon.at.Sub(processed), 290*time.Millisecond)
-	require.Equal(t, dispatch.AttemptList{
+	require.Equal(t, delivery.AttemptList{
 		EndpointID: fast, Number: 2, Tickets: []delivery.Ticket{{EventID: first.ID, Epoch: 3}, {EventID: second.ID, Epoch: 3}},
 	}, soon.list)
 	again := receive(t, arrivals[fast])
-	require.Equal(t, dispatch.AttemptList{EndpointID: fast, Number: 3, Tickets: []delivery.Ticket{{EventID: first.ID, Epoch: 4}}}, again.list)
+	require.Equal(t, delivery.AttemptList{EndpointID: fast, Number: 3, Tickets: []delivery.Ticket{{EventID: first.ID, Epoch: 4}}}, again.list)
 	require.NotEqual(t, soon.owner, again.owner)
 	require.GreaterOrEqual(t, receive(t, arrivals[slow]).at.Sub(processed), 990*time.Millisecond)
 }
@@ -258,7 +258,7 @@ func TestWhatTheLedgerDidNotTakeIsRecordedBeforeAnythingFollows(t *testing.T) {
 		return nil
 	})
 	attempted := make(chan struct{})
-	w.scripts.onAttempt(endpoint, func(context.Context, string, dispatch.AttemptList) (dispatch.Result, error) {
+	w.scripts.onAttempt(endpoint, func(context.Context, string, delivery.AttemptList) (dispatch.Result, error) {
 		note("attempt", "")
 		close(attempted)
 		return dispatch.Result{}, nil

@@ -12,7 +12,7 @@ import (
 	"github.com/restatedev/sdk-go/encoding"
 	"github.com/restatedev/sdk-go/ingress"
 
-	"github.com/hookline/hookline/internal/dispatch"
+	"github.com/hookline/hookline/internal/delivery"
 	"github.com/hookline/hookline/internal/event"
 	"github.com/hookline/hookline/internal/fault"
 )
@@ -23,7 +23,7 @@ const callTimeout = 30 * time.Second
 // Client hands batches to the dispatcher through Restate's ingress. It is safe for concurrent use.
 type Client struct {
 	process ingress.Requester[[]byte, sdk.Void]
-	attempt ingress.Requester[dispatch.AttemptList, sdk.Void]
+	attempt ingress.Requester[delivery.AttemptList, sdk.Void]
 	http    *http.Client
 }
 
@@ -36,7 +36,7 @@ func NewClient(url string, calls int) *Client {
 	base := ingress.NewClient(url, ingress.WithHttpClient(client))
 	return &Client{
 		process: ingress.Service[[]byte, sdk.Void](base, DispatcherService, ProcessHandler),
-		attempt: ingress.Service[dispatch.AttemptList, sdk.Void](base, DispatcherService, AttemptHandler),
+		attempt: ingress.Service[delivery.AttemptList, sdk.Void](base, DispatcherService, AttemptHandler),
 		http:    client,
 	}
 }
@@ -65,7 +65,7 @@ func (c *Client) Dispatch(ctx context.Context, key string, batch []event.Ref) er
 
 // SendAttempt hands over a list of attempts and returns when Restate has it durably. Sent twice, the second list finds
 // its tickets void.
-func (c *Client) SendAttempt(ctx context.Context, list dispatch.AttemptList) error {
+func (c *Client) SendAttempt(ctx context.Context, list delivery.AttemptList) error {
 	if _, err := c.attempt.Send(ctx, list); err != nil {
 		return fault.Wrap(err, fault.Unavailable, "sending attempts")
 	}

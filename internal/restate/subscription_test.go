@@ -105,9 +105,9 @@ func recordOfEvent(r event.Ref) []byte {
 func TestSentAttemptsArrive(t *testing.T) {
 	t.Parallel()
 	w := theWorker(t)
-	list := dispatch.AttemptList{EndpointID: uuid.New(), Number: 4, Tickets: []delivery.Ticket{{EventID: uuid.New(), Generation: 9, Epoch: 7}}}
-	arrived := make(chan dispatch.AttemptList, 1)
-	w.scripts.onAttempt(list.EndpointID, func(_ context.Context, _ string, got dispatch.AttemptList) (dispatch.Result, error) {
+	list := delivery.AttemptList{EndpointID: uuid.New(), Number: 4, Tickets: []delivery.Ticket{{EventID: uuid.New(), Generation: 9, Epoch: 7}}}
+	arrived := make(chan delivery.AttemptList, 1)
+	w.scripts.onAttempt(list.EndpointID, func(_ context.Context, _ string, got delivery.AttemptList) (dispatch.Result, error) {
 		arrived <- got
 		return dispatch.Result{}, nil
 	})

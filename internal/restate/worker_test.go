@@ -27,7 +27,7 @@ import (
 type scripts struct {
 	mu      sync.Mutex
 	process map[uuid.UUID]func(ctx context.Context, owner string, refs []event.Ref) (dispatch.Result, error)
-	attempt map[uuid.UUID]func(ctx context.Context, owner string, list dispatch.AttemptList) (dispatch.Result, error)
+	attempt map[uuid.UUID]func(ctx context.Context, owner string, list delivery.AttemptList) (dispatch.Result, error)
 	record  map[uuid.UUID]func(ctx context.Context, owner string, result dispatch.Result) error
 	bury    map[string]func(record delivery.DeadRecord) error
 }
@@ -35,7 +35,7 @@ type scripts struct {
 func newScripts() *scripts {
 	return &scripts{
 		process: map[uuid.UUID]func(context.Context, string, []event.Ref) (dispatch.Result, error){},
-		attempt: map[uuid.UUID]func(context.Context, string, dispatch.AttemptList) (dispatch.Result, error){},
+		attempt: map[uuid.UUID]func(context.Context, string, delivery.AttemptList) (dispatch.Result, error){},
 		record:  map[uuid.UUID]func(context.Context, string, dispatch.Result) error{},
 		bury:    map[string]func(delivery.DeadRecord) error{},
 	}
@@ -53,7 +53,7 @@ func (s *scripts) Process(ctx context.Context, owner string, refs []event.Ref) (
 	return do(ctx, owner, refs)
 }
 
-func (s *scripts) Attempt(ctx context.Context, owner string, list dispatch.AttemptList) (dispatch.Result, error) {
+func (s *scripts) Attempt(ctx context.Context, owner string, list delivery.AttemptList) (dispatch.Result, error) {
 	s.mu.Lock()
 	do := s.attempt[list.EndpointID]
 	s.mu.Unlock()
@@ -89,7 +89,7 @@ func (s *scripts) onProcess(id uuid.UUID, do func(ctx context.Context, owner str
 	s.process[id] = do
 }
 
-func (s *scripts) onAttempt(endpoint uuid.UUID, do func(ctx context.Context, owner string, list dispatch.AttemptList) (dispatch.Result, error)) {
+func (s *scripts) onAttempt(endpoint uuid.UUID, do func(ctx context.Context, owner string, list delivery.AttemptList) (dispatch.Result, error)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.attempt[endpoint] = do
