@@ -17,6 +17,7 @@ import (
 
 // memory is what a run alone knows: the rest is in the database and in the receipts.
 type memory struct {
+	Name         string    `json:"name"`
 	Fault        Fault     `json:"fault"`
 	Random       bool      `json:"random"`
 	Seed         uint64    `json:"seed"`
@@ -42,12 +43,12 @@ func (r *run) remember() error {
 		return fmt.Errorf("remembering the run: %w", err)
 	}
 	return process.WriteJSON(name, memory{
-		Fault: r.o.Fault, Random: r.o.Random, Seed: r.o.Seed, Rate: r.o.Rate, Load: r.o.Merchants,
+		Name: r.name, Fault: r.o.Fault, Random: r.o.Random, Seed: r.o.Seed, Rate: r.o.Rate, Load: r.o.Merchants,
 		Merchants: r.merchants, Windows: r.windows, Acknowledged: r.clients.acknowledged, Began: r.began, Loaded: r.loaded,
 	}, 0o600)
 }
 
-// CheckAgain compares the sets of an earlier run once more, as they are now: what arrived since counts, and so does
+// CheckAgain compares the sets of the latest run with that seed once more, as they are now: what arrived since counts, and so does
 // what has vanished.
 func CheckAgain(ctx context.Context, options stack.Options, token string, seed uint64) (Result, error) {
 	options, err := options.Complete()
@@ -66,13 +67,14 @@ func CheckAgain(ctx context.Context, options stack.Options, token string, seed u
 		return Result{}, fmt.Errorf("reading what is known of the run: %w", err)
 	}
 	r := &run{
+		name:      m.Name,
 		o:         Options{Stack: options, Token: token, Fault: m.Fault, Random: m.Random, Seed: seed, Rate: m.Rate, Merchants: m.Load},
 		merchants: m.Merchants, windows: m.Windows, began: m.Began, loaded: m.Loaded, clients: &clients{acknowledged: m.Acknowledged},
 	}
 	if r.status, err = stack.ReadStatus(ctx, options.Dir); err != nil {
 		return Result{}, err
 	}
-	r.receipts = newReceipts(receiptsFile(options), r.prefix()+"-")
+	r.receipts = newReceipts(receiptsFile(options), r.name+"-")
 	if r.records, err = connect(ctx, r.status.DSN); err != nil {
 		return Result{}, err
 	}

@@ -113,6 +113,15 @@ func TestTheSameSeedDrawsTheSameFaults(t *testing.T) {
 	require.NotEqual(t, first, draw(8))
 }
 
+// The interleaving: a seed is run twice on one stack. With the same Idempotency-Keys the API would answer with the first
+// run's payments, and the second one would prove nothing.
+func TestTwoRunsWithOneSeedShareNoKey(t *testing.T) {
+	t.Parallel()
+	first, second := newRun(Options{Seed: 42}), newRun(Options{Seed: 42})
+	require.Contains(t, first.name, "crash-2a-")
+	require.NotEqual(t, first.name, second.name)
+}
+
 func TestRecoveryIsFromTheFaultToTheFirst2xxOfALaterEvent(t *testing.T) {
 	t.Parallel()
 	var s Sets
@@ -426,6 +435,7 @@ func TestWhatOneRunAloneKnowsIsRemembered(t *testing.T) {
 	var m memory
 	require.NoError(t, json.Unmarshal(content, &m))
 	require.Equal(t, r.o.Fault, m.Fault)
+	require.Equal(t, r.name, m.Name)
 	require.Equal(t, r.clients.acknowledged, m.Acknowledged)
 
 	_, err = CheckAgain(t.Context(), o, "", 10)

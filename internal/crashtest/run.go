@@ -2,6 +2,7 @@ package crashtest
 
 import (
 	"context"
+	cryptorand "crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,6 +25,7 @@ import (
 // run is one crash test.
 type run struct {
 	o         Options
+	name      string // what the run's merchants and Idempotency-Keys begin with; no other run has it, whatever its seed
 	began     time.Time
 	loaded    time.Time // when the last payment was answered
 	merchants []string  // the last one is quiet: it has no part in the load
@@ -61,7 +63,9 @@ type reconcilerReport struct {
 
 func newRun(o Options) *run {
 	return &run{
-		o: o, enough: make(chan struct{}), expectEnded: map[string]bool{},
+		// Keys that came before would be answered with the payments of that run, and nothing new would be made.
+		name: fmt.Sprintf("crash-%x-%s", o.Seed, strings.ToLower(cryptorand.Text()[:6])),
+		o:    o, enough: make(chan struct{}), expectEnded: map[string]bool{},
 		random: rand.New(rand.NewPCG(o.Seed, 0)), //nolint:gosec // the same seed must draw the same faults
 	}
 }
@@ -96,7 +100,7 @@ func Run(ctx context.Context, o Options) (_ Result, err error) {
 	if err := load.AwaitConsumers(ctx, r.topic(), r.group, o.patience); err != nil {
 		return Result{}, err
 	}
-	r.clients = newClients(r.status.Address(stack.PaymentsAPI), o.Token, r.prefix())
+	r.clients = newClients(r.status.Address(stack.PaymentsAPI), o.Token, r.name)
 	defer r.clients.close()
 	return r.test(ctx)
 }
@@ -175,9 +179,6 @@ func (r *run) find(format string, args ...any) {
 	r.say("FOUND: %s", line)
 }
 
-// prefix of the run's merchants and keys; no other run has it.
-func (r *run) prefix() string { return fmt.Sprintf("crash-%x", r.o.Seed) }
-
 func (r *run) topic() kafka.Config {
 	return kafka.Config{Brokers: []string{r.address(stack.Kafka)}, Topic: stack.Topic}
 }
@@ -240,11 +241,11 @@ func (r *run) addMerchants(ctx context.Context) (func() error, error) {
 	}
 	var urls []string
 	for i := range r.o.Merchants + 1 {
-		name := fmt.Sprintf("%s-%d", r.prefix(), i)
+		name := fmt.Sprintf("%s-%d", r.name, i)
 		r.merchants = append(r.merchants, name)
 		urls = append(urls, "http://"+r.status.Address(stack.MerchantSimulator)+webhooks+name)
 	}
-	r.receipts = newReceipts(receiptsFile(r.o.Stack), r.prefix()+"-")
+	r.receipts = newReceipts(receiptsFile(r.o.Stack), r.name+"-")
 	db, err := load.Connect(ctx, r.status.DSN)
 	if err != nil {
 		return nil, err
