@@ -26,27 +26,6 @@ const (
 // Unmoved is no state of a delivery: in an Outcome it leaves the state as it is.
 const Unmoved State = ""
 
-// Cause says in a word how an attempt, or what stood before it, ended.
-type Cause string
-
-// The causes.
-const (
-	CauseOK           Cause = "ok"              // 2xx
-	CauseStatus       Cause = "status"          // an answer that is not 2xx
-	CauseTimeout      Cause = "timeout"         // no whole answer within the endpoint's time-out
-	CauseConnection   Cause = "connection"      // refused, reset, not resolved, TLS
-	CauseInternal     Cause = "internal"        // a defect or a setting of ours: nothing was sent
-	CauseNotVisible   Cause = "not_visible"     // the event's row cannot be seen yet: no attempt was made
-	CauseNotStarted   Cause = "not_started"     // the batch's time was up before its turn: no attempt was made
-	CauseOpen         Cause = "open"            // handed over while the endpoint had not answered yet
-	CausePhantom      Cause = "phantom"         // the event's transaction ended without the event's row
-	CauseNoEndpoint   Cause = "endpoint_gone"   // the endpoint was removed after the plan
-	CauseDisabled     Cause = "endpoint_paused" // the endpoint was disabled after the plan
-	CauseNoSecret     Cause = "no_secret"       // the endpoint has no live secret to sign with
-	CauseBodyTooLarge Cause = "body_too_large"
-	CauseRecorded     Cause = "recorded" // an earlier execution of the invocation wrote the outcome
-)
-
 // Key identifies a delivery.
 type Key struct {
 	EventID    uuid.UUID
@@ -118,6 +97,8 @@ type Endpoint struct {
 	Schedule   Schedule // nil means the deployment's
 	Revision   int64
 	Secrets    []Secret
+	// Headers are sent beside ours, by name. Their values may be credentials.
+	Headers map[string]string
 }
 
 // Secret is what an endpoint's webhooks are signed with.
