@@ -172,27 +172,45 @@ func (l *Ledger) TakeOver(ctx context.Context, overdue []delivery.Overdue) ([]de
 
 // openSince reads at most as many open deliveries as a person can make sense of; beyond it the answer is a bound.
 const openSince = `
-select o.merchant_id, min(o.planned_at)
-  from (select merchant_id, planned_at from delivery.deliveries
+select o.merchant_id, o.state, count(*), min(o.planned_at)
+  from (select merchant_id, state, planned_at from delivery.deliveries
          where state in ('pending', 'retrying') order by next_attempt_at limit 20000) o
- group by o.merchant_id`
+ group by o.merchant_id, o.state`
 
 // OpenSince returns when the oldest event with a delivery under way was planned, by merchant: the settled watermark. A
-// merchant without open deliveries is not among them. It is for display.
-func (l *Ledger) OpenSince(ctx context.Context) (map[string]time.Time, error) {
+// merchant without open deliveries is not among them. It also counts the open deliveries by state, up to 20,000 in all.
+// Both are for display.
+func (l *Ledger) OpenSince(ctx context.Context) (map[string]time.Time, map[delivery.State]int, error) {
 	rows, err := l.pool.Query(ctx, openSince)
 	if err != nil {
-		return nil, classify("reading the settled watermark", err)
+		return nil, nil, classify("reading the settled watermark", err)
 	}
-	out := map[string]time.Time{}
-	var merchant string
-	var since time.Time
-	_, err = pgx.ForEachRow(rows, []any{&merchant, &since}, func() error {
-		out[merchant] = since
+	since, open := map[string]time.Time{}, map[delivery.State]int{}
+	var (
+		merchant string
+		state    delivery.State
+		count    int
+		at       time.Time
+	)
+	_, err = pgx.ForEachRow(rows, []any{&merchant, &state, &count, &at}, func() error {
+		if before, found := since[merchant]; !found || at.Before(before) {
+			since[merchant] = at
+		}
+		open[state] += count
 		return nil
 	})
 	if err != nil {
-		return nil, classify("reading the settled watermark", err)
+		return nil, nil, classify("reading the settled watermark", err)
 	}
-	return out, nil
+	return since, open, nil
+}
+
+// CountEndpoints counts the endpoints that take deliveries, and those that are disabled.
+func (l *Ledger) CountEndpoints(ctx context.Context) (int, int, error) {
+	var enabled, disabled int
+	err := l.pool.QueryRow(ctx, "select count(*) filter (where enabled), count(*) filter (where not enabled) from delivery.endpoints").Scan(&enabled, &disabled)
+	if err != nil {
+		return 0, 0, classify("counting endpoints", err)
+	}
+	return enabled, disabled, nil
 }

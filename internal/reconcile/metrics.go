@@ -1,6 +1,12 @@
 package reconcile
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"strconv"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/hookline/hookline/internal/delivery"
+)
 
 type reconcileMetrics struct {
 	leading     prometheus.Gauge
@@ -12,33 +18,81 @@ type reconcileMetrics struct {
 	redriven    *prometheus.CounterVec
 	xminAge     prometheus.Gauge
 	settledAge  prometheus.Gauge
+	deliveries  *prometheus.GaugeVec
+	overdue     prometheus.Gauge
+	endpoints   *prometheus.GaugeVec
 }
 
 func newMetrics(registry prometheus.Registerer) *reconcileMetrics {
-	gauge := func(name, help string) prometheus.Gauge {
-		return prometheus.NewGauge(prometheus.GaugeOpts{Name: name, Help: help})
-	}
 	m := &reconcileMetrics{
-		leading:     gauge("hookline_reconciler_leading", "1 in the process that reconciles."),
-		looks:       prometheus.NewCounter(prometheus.CounterOpts{Name: "hookline_reconciler_looks_total", Help: "Looks of the reconciler; standing still while it leads is an alarm."}),
-		failures:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "hookline_reconciler_failures_total", Help: "Parts of a look that failed."}, []string{"part"}),
-		unplanned:   gauge("hookline_events_unplanned", "Committed events seen without a plan; most of them are on their way."),
-		unaccounted: gauge("hookline_events_unaccounted", "Committed events that are visible, unplanned, unexplained and over-age: 0 is the promise."),
-		behind:      gauge("hookline_reconciler_behind", "1 while a look ends before the feed does: what is beyond counts nowhere yet."),
-		redriven:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "hookline_reconciler_redriven_total", Help: "Events and deliveries that the reconciler drove, by reason."}, []string{"reason"}),
-		xminAge:     gauge("hookline_feed_xmin_age_seconds", "How long one transaction of the business database has kept the feed's cursor from advancing past visible events."),
-		settledAge:  gauge("hookline_settled_watermark_age_seconds", "Age of the oldest plan that still has a delivery under way."),
+		leading: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "hookline_reconciler_leading", Help: "1 in the process that reconciles.",
+		}),
+		looks: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "hookline_reconciler_looks_total", Help: "Looks of the reconciler; standing still while it leads is an alarm.",
+		}),
+		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "hookline_reconciler_failures_total", Help: "Parts of a look that failed.",
+		}, []string{"part"}),
+		unplanned: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "hookline_events_unplanned", Help: "Committed events seen without a plan; most of them are on their way.",
+		}),
+		unaccounted: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "hookline_events_unaccounted", Help: "Committed events that are visible, unplanned, unexplained and over-age: 0 is the promise.",
+		}),
+		behind: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "hookline_reconciler_behind", Help: "1 while a look ends before the feed does: what is beyond counts nowhere yet.",
+		}),
+		redriven: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "hookline_reconciler_redriven_total", Help: "Events and deliveries that the reconciler drove, by reason.",
+		}, []string{"reason"}),
+		xminAge: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "hookline_feed_xmin_age_seconds", Help: "How long one transaction of the business database has kept the feed's cursor from advancing past visible events.",
+		}),
+		settledAge: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "hookline_settled_watermark_age_seconds", Help: "Age of the oldest plan that still has a delivery under way.",
+		}),
+		deliveries: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "hookline_deliveries", Help: "Open deliveries by state, at the last look; of the 20,000 that are due first.",
+		}, []string{"state"}),
+		overdue: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "hookline_deliveries_overdue", Help: "Deliveries whose attempt has been due for longer than the grace, at the last look; at most 5,000.",
+		}),
+		endpoints: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "hookline_endpoints", Help: "Endpoints, by whether they are enabled, at the last look.",
+		}, []string{"enabled"}),
+	}
+	// Alarms need the 0 before the first one.
+	for _, part := range []string{"events", "deliveries", "settled"} {
+		m.failures.WithLabelValues(part)
 	}
 	for _, reason := range []string{"overtaken", "over_age", "overdue", "owner_ended"} {
 		m.redriven.WithLabelValues(reason)
 	}
-	registry.MustRegister(m.leading, m.looks, m.failures, m.unplanned, m.unaccounted, m.behind, m.redriven, m.xminAge, m.settledAge)
+	m.countOpen(nil)
+	m.countEndpoints(0, 0)
+	registry.MustRegister(m.leading, m.looks, m.failures, m.unplanned, m.unaccounted, m.behind, m.redriven, m.xminAge, m.settledAge,
+		m.deliveries, m.overdue, m.endpoints)
 	return m
+}
+
+// countOpen sets what is open; a state that is not in counts has none.
+func (m *reconcileMetrics) countOpen(counts map[delivery.State]int) {
+	for _, state := range []delivery.State{delivery.Pending, delivery.Retrying} {
+		m.deliveries.WithLabelValues(string(state)).Set(float64(counts[state]))
+	}
+}
+
+func (m *reconcileMetrics) countEndpoints(enabled, disabled int) {
+	m.endpoints.WithLabelValues(strconv.FormatBool(true)).Set(float64(enabled))
+	m.endpoints.WithLabelValues(strconv.FormatBool(false)).Set(float64(disabled))
 }
 
 // stopLeading leaves nothing behind that another process says now.
 func (m *reconcileMetrics) stopLeading() {
-	for _, gauge := range []prometheus.Gauge{m.leading, m.unplanned, m.unaccounted, m.behind, m.xminAge, m.settledAge} {
+	for _, gauge := range []prometheus.Gauge{m.leading, m.unplanned, m.unaccounted, m.behind, m.xminAge, m.settledAge, m.overdue} {
 		gauge.Set(0)
 	}
+	m.countOpen(nil)
+	m.countEndpoints(0, 0)
 }

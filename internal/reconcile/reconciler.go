@@ -32,7 +32,8 @@ type ledger interface {
 	Planned(ctx context.Context, ids []uuid.UUID) (map[uuid.UUID]time.Duration, error)
 	Overdue(ctx context.Context, grace time.Duration, limit int) ([]delivery.Overdue, error)
 	TakeOver(ctx context.Context, overdue []delivery.Overdue) ([]delivery.Overdue, error)
-	OpenSince(ctx context.Context) (map[string]time.Time, error)
+	OpenSince(ctx context.Context) (map[string]time.Time, map[delivery.State]int, error)
+	CountEndpoints(ctx context.Context) (enabled, disabled int, err error)
 }
 
 // invocations tells which owners will never run again, and errs while Restate is away, also when it is asked about none:
@@ -389,6 +390,7 @@ func (r *Reconciler) lookAtDeliveries(ctx context.Context, _ uint64, _ *Report) 
 	if err != nil {
 		return err
 	}
+	r.metrics.overdue.Set(float64(len(overdue)))
 	var lost []delivery.Overdue
 	var owners []string
 	for _, o := range overdue {
@@ -466,12 +468,18 @@ func (r *Reconciler) sendAttempts(ctx context.Context, taken []delivery.Overdue)
 }
 
 func (r *Reconciler) lookAtSettled(ctx context.Context, _ uint64, report *Report) error {
-	open, err := r.ledger.OpenSince(ctx)
+	merchants, open, err := r.ledger.OpenSince(ctx)
 	if err != nil {
 		return err
 	}
-	report.Merchants = open
-	for _, since := range open {
+	enabled, disabled, err := r.ledger.CountEndpoints(ctx)
+	if err != nil {
+		return err
+	}
+	r.metrics.countOpen(open)
+	r.metrics.countEndpoints(enabled, disabled)
+	report.Merchants = merchants
+	for _, since := range merchants {
 		if report.SettledBefore.IsZero() || since.Before(report.SettledBefore) {
 			report.SettledBefore = since
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -45,6 +46,7 @@ type world struct {
 	planned  map[uuid.UUID]time.Time
 	mark     delivery.Watermark
 	overdue  []delivery.Overdue
+	open     map[delivery.State]int
 	ended    map[string]bool
 	askErr   error
 	driven   []uuid.UUID
@@ -184,7 +186,13 @@ func (w *world) TakeOver(_ context.Context, overdue []delivery.Overdue) ([]deliv
 	return out, nil
 }
 
-func (*world) OpenSince(context.Context) (map[string]time.Time, error) { return nil, nil }
+func (w *world) OpenSince(context.Context) (map[string]time.Time, map[delivery.State]int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return nil, maps.Clone(w.open), nil
+}
+
+func (*world) CountEndpoints(context.Context) (int, int, error) { return 3, 1, nil }
 
 func (w *world) Ended(_ context.Context, owners []string) (map[string]bool, error) {
 	w.mu.Lock()
@@ -589,7 +597,29 @@ func TestMetricsAreThereFromTheStart(t *testing.T) {
 	problems, err := testutil.GatherAndLint(w.registry)
 	require.NoError(t, err)
 	require.Empty(t, problems)
-	n, err := testutil.GatherAndCount(w.registry, "hookline_reconciler_redriven_total", "hookline_events_unaccounted", "hookline_feed_xmin_age_seconds")
+	n, err := testutil.GatherAndCount(w.registry, "hookline_reconciler_redriven_total", "hookline_events_unaccounted", "hookline_feed_xmin_age_seconds",
+		"hookline_reconciler_failures_total", "hookline_deliveries", "hookline_deliveries_overdue", "hookline_endpoints")
 	require.NoError(t, err)
-	require.Equal(t, 6, n)
+	require.Equal(t, 14, n)
+}
+
+func TestWhatIsOpenIsCounted(t *testing.T) {
+	t.Parallel()
+	in(t, func(t *testing.T, w *world, pause func(time.Duration)) {
+		w.set(func() {
+			w.open = map[delivery.State]int{delivery.Pending: 1, delivery.Retrying: 2}
+			w.overdue, w.askErr = []delivery.Overdue{overdueOf("", 1)}, errors.New("Restate is away")
+		})
+		pause(2 * interval)
+		require.InDelta(t, 1, counter(t, w, "hookline_deliveries", "pending"), 0)
+		require.InDelta(t, 2, counter(t, w, "hookline_deliveries", "retrying"), 0)
+		require.InDelta(t, 1, gauge(t, w, "hookline_deliveries_overdue"), 0, "it waits for Restate")
+		require.InDelta(t, 3, counter(t, w, "hookline_endpoints", "true"), 0)
+		require.InDelta(t, 1, counter(t, w, "hookline_endpoints", "false"), 0)
+
+		w.set(func() { w.open, w.askErr = map[delivery.State]int{delivery.Pending: 1}, nil })
+		pause(2 * interval)
+		require.InDelta(t, 0, counter(t, w, "hookline_deliveries", "retrying"), 0)
+		require.InDelta(t, 0, gauge(t, w, "hookline_deliveries_overdue"), 0, "it was taken over")
+	})
 }
