@@ -8,13 +8,11 @@ import (
 	"net"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
-
-	svix "github.com/svix/svix-webhooks/go"
 
 	"github.com/hookline/hookline/internal/delivery"
 	"github.com/hookline/hookline/internal/platform/metrics"
+	"github.com/hookline/hookline/internal/signing"
 )
 
 // Limits of what is read of an answer: enough for a person to see what went wrong. The connection is kept for
@@ -116,22 +114,16 @@ func (c *Client) Post(ctx context.Context, endpoint delivery.Endpoint, message M
 // sign returns the webhook-signature header: one signature per live secret, so that a merchant verifies with
 // either while one rotates. It is empty where no secret can be used.
 func sign(secrets []delivery.Secret, message Message, at time.Time) string {
-	var signatures []string
-	for _, secret := range secrets {
-		if !secret.ExpiresAt.IsZero() && !secret.ExpiresAt.After(at) {
+	live := make([]signing.Secret, 0, len(secrets))
+	for _, each := range secrets {
+		if !each.ExpiresAt.IsZero() && !each.ExpiresAt.After(at) {
 			continue
 		}
-		webhook, err := svix.NewWebhook(secret.Value)
-		if err != nil {
-			continue
+		if secret, err := signing.ParseSecret(each.Value); err == nil {
+			live = append(live, secret)
 		}
-		signature, err := webhook.Sign(message.EventID.String(), at, message.Body)
-		if err != nil {
-			continue
-		}
-		signatures = append(signatures, signature)
 	}
-	return strings.Join(signatures, " ")
+	return signing.Header(live, message.EventID.String(), at, message.Body)
 }
 
 func causeOf(ctx context.Context, err error) delivery.Cause {
