@@ -68,7 +68,9 @@ type setting struct {
 
 // Usage prints every variable of defaults with its type or unit, its default and what it is for.
 func Usage[T any](w io.Writer, name, purpose string, defaults T) {
-	fmt.Fprintf(w, "%s: %s\n\nUsage: %s [--help | --version | --check]\n  --check  reads the settings, says whether they are valid, and exits\n\n"+
+	fmt.Fprintf(w, "%s: %s\n\nUsage: %s [--help | --version | --check | --healthcheck]\n"+
+		"  --check        reads the settings, says whether they are valid, and exits\n"+
+		"  --healthcheck  asks the service that runs with these settings whether it is ready, and exits\n\n"+
 		"Settings come from the environment:\n", name, purpose, name)
 	tw := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
 	for _, s := range list(reflect.ValueOf(&defaults).Elem()) {

@@ -79,8 +79,9 @@ func TestUsageListsEverySetting(t *testing.T) {
 	config.Usage(&out, "thing", "does things", defaults)
 	require.Equal(t, `thing: does things
 
-Usage: thing [--help | --version | --check]
-  --check  reads the settings, says whether they are valid, and exits
+Usage: thing [--help | --version | --check | --healthcheck]
+  --check        reads the settings, says whether they are valid, and exits
+  --healthcheck  asks the service that runs with these settings whether it is ready, and exits
 
 Settings come from the environment:
   ADDR   host:port             127.0.0.1:1  where it listens

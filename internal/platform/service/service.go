@@ -64,7 +64,7 @@ func (s Service[Config]) run(ctx context.Context, args, environ []string, stdout
 	case "-version", "--version":
 		fmt.Fprintln(stdout, s.Name, metrics.Version())
 		return ExitOK
-	case "", "-check", "--check":
+	case "", "-check", "--check", "-healthcheck", "--healthcheck":
 	default:
 		fmt.Fprintf(stderr, "%s: unknown argument %q; see --help\n", s.Name, flag)
 		return ExitConfig
@@ -75,8 +75,16 @@ func (s Service[Config]) run(ctx context.Context, args, environ []string, stdout
 		fmt.Fprintf(stderr, "%s: bad settings: %s\n", s.Name, err)
 		return ExitConfig
 	}
-	if flag != "" {
+	switch flag {
+	case "-check", "--check":
 		fmt.Fprintf(stdout, "%s: settings are valid\n", s.Name)
+		return ExitOK
+	case "-healthcheck", "--healthcheck":
+		if err := checkHealth(ctx, config.Attrs(cfg)[listenAddr]); err != nil {
+			fmt.Fprintf(stderr, "%s: %s\n", s.Name, err)
+			return ExitFailed
+		}
+		fmt.Fprintf(stdout, "%s: ready\n", s.Name)
 		return ExitOK
 	}
 
