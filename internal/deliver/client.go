@@ -7,67 +7,114 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"strconv"
 	"time"
 
 	"github.com/hookline/hookline/internal/delivery"
-	"github.com/hookline/hookline/internal/platform/metrics"
+	"github.com/hookline/hookline/internal/egress"
 	"github.com/hookline/hookline/internal/signing"
 )
 
 // Limits of what is read of an answer: enough for a person to see what went wrong. The connection is kept for
 // the next webhook only where the whole answer fits the first.
 const (
-	maxAnswerRead = 16 << 10
-	maxAnswerKept = 1 << 10
+	maxAnswerRead   = 16 << 10
+	maxAnswerKept   = 1 << 10
+	maxAnswerHeader = 64 << 10 // with the 1xx answers before it
 	// answerPatience bounds the reading of an answer whose status is known. The status is what counts, and what is
 	// known only later is sent twice if the process dies in between.
 	answerPatience = 200 * time.Millisecond
 )
 
+// Limits of a connection, beside the endpoint's time-out, which bounds everything. A connection goes on being made when
+// its request has given up, for the next one; these bound that, too.
+const (
+	// connectTimeout is for the lookup of the name and TCP: long enough for two lost packets, as Linux repeats a SYN after 1
+	// and 3 seconds, and for a lookup to lose none, as resolvers repeat theirs after 5.
+	connectTimeout = 5 * time.Second
+	// tlsTimeout is for one or two round trips and a signature, which take a busy server a second.
+	tlsTimeout  = 5 * time.Second
+	idleTimeout = 90 * time.Second // longer than the pauses of a merchant who gets webhooks at all
+	// An HTTP/2 connection from which nothing has come for so long is asked for a sign of life. One that died without a
+	// word would otherwise take every webhook of its host, until TCP gives it up after a quarter of an hour.
+	pingAfter   = 15 * time.Second
+	pingTimeout = 5 * time.Second
+	// What HTTP/2 may have on the way to us: not the 4 MiB a request and 1 GiB a connection that net/http would take.
+	windowPerRequest    = 64 << 10
+	windowPerConnection = 1 << 20
+)
+
+// Network is the way out: *egress.Guard, which lets webhooks go only where they may. Both methods return an
+// *egress.Blocked, which may be wrapped, for a place where none may go.
+type Network interface {
+	CheckURL(ctx context.Context, raw string) error
+	DialContext(ctx context.Context, network, addr string) (net.Conn, error)
+}
+
 // Response says how an attempt ended.
 type Response struct {
-	Cause      delivery.Cause
-	StatusCode int // 0 without an answer
-	Latency    time.Duration
-	Answer     []byte // the first bytes of it
+	Cause       delivery.Cause
+	StatusCode  int // 0 without an answer
+	Latency     time.Duration
+	ContentType string // the answer's media type
+	// RetryAfter is what an answer that is not 2xx asks for: whole seconds, at most MaxRetryAfter, 0 where it asks for nothing.
+	RetryAfter time.Duration
+	// Answer is the first bytes of the answer's body, as they came; or, where nothing could be sent, a word on why.
+	Answer []byte
 	// Sent is false when surely not a byte of the request left.
 	Sent bool
 }
 
-// Client posts webhooks over pooled connections. It follows no redirect, keeps no cookie, and takes no proxy
-// from the environment: a webhook goes where its endpoint says, and nowhere else. It is safe for concurrent use.
+// Client posts webhooks over pooled connections, by HTTP/1.1 or HTTP/2. It follows no redirect, keeps no cookie, and takes
+// no proxy from the environment: a webhook goes where its endpoint says, and nowhere else. It is safe for concurrent use.
 type Client struct {
+	network   Network
 	transport *http.Transport // not an http.Client: that one reads Location, and follows it
 }
 
 // NewClient makes a Client that keeps at most idlePerHost connections open per host between webhooks.
-func NewClient(idlePerHost int) *Client {
-	dialer := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}
-	return &Client{transport: &http.Transport{
-		DialContext:            dialer.DialContext,
+func NewClient(idlePerHost int, network Network) *Client {
+	dial := func(ctx context.Context, kind, addr string) (net.Conn, error) {
+		ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+		defer cancel()
+		return network.DialContext(ctx, kind, addr)
+	}
+	return &Client{network: network, transport: &http.Transport{
+		DialContext:            dial,
 		ForceAttemptHTTP2:      true,
-		TLSHandshakeTimeout:    10 * time.Second,
+		TLSHandshakeTimeout:    tlsTimeout,
 		MaxIdleConns:           0, // bounded per host
 		MaxIdleConnsPerHost:    idlePerHost,
-		IdleConnTimeout:        90 * time.Second,
-		MaxResponseHeaderBytes: 64 << 10,
+		IdleConnTimeout:        idleTimeout,
+		MaxResponseHeaderBytes: maxAnswerHeader,
 		DisableCompression:     true, // a bomb stays packed
+		HTTP2: &http.HTTP2Config{
+			SendPingTimeout: pingAfter, PingTimeout: pingTimeout,
+			MaxReceiveBufferPerStream: windowPerRequest, MaxReceiveBufferPerConnection: windowPerConnection,
+		},
 	}}
 }
 
 // Close closes idle connections.
 func (c *Client) Close() { c.transport.CloseIdleConnections() }
 
-var userAgent = "Hookline/" + metrics.Version()
-
 // Post makes one attempt within the endpoint's time-out. It never returns an error: whatever happens is a
 // Response. ctx is for the end of the process, not for the end of a batch.
 func (c *Client) Post(ctx context.Context, endpoint delivery.Endpoint, message Message, number int, guard Guard) Response {
+	_, response := c.post(ctx, endpoint, message, number, guard)
+	return response
+}
+
+// Try is Post of a first attempt for a person who wants to see it: it also returns the headers of the request, but for Host
+// and Content-Length. They hold what the endpoint's own hold, credentials included; they are nil where none were made.
+func (c *Client) Try(ctx context.Context, endpoint delivery.Endpoint, message Message) (http.Header, Response) {
+	return c.post(ctx, endpoint, message, 1, func() error { return nil })
+}
+
+func (c *Client) post(ctx context.Context, endpoint delivery.Endpoint, message Message, number int, guard Guard) (http.Header, Response) {
 	start := time.Now()
 	signature := sign(endpoint.Secrets, message, start)
 	if signature == "" {
-		return Response{Cause: delivery.CauseNoSecret}
+		return nil, Response{Cause: delivery.CauseNoSecret}
 	}
 	ctx, cancel := context.WithTimeout(ctx, endpoint.Timeout)
 	defer cancel()
@@ -78,36 +125,56 @@ func (c *Client) Post(ctx context.Context, endpoint delivery.Endpoint, message M
 	// connection; it does so only where the pooled one was closed before anything was written.
 	request, err := http.NewRequestWithContext(watched, http.MethodPost, endpoint.URL, bytes.NewReader(message.Body))
 	if err != nil {
-		return Response{Cause: delivery.CauseInternal, Answer: []byte("the endpoint's URL cannot be used")}
+		return nil, Response{Cause: delivery.CauseInternal, Answer: []byte("the endpoint's URL cannot be used")}
 	}
-	request.Header = http.Header{
-		"Content-Type":      {"application/json"},
-		"User-Agent":        {userAgent},
-		"Webhook-Id":        {message.EventID.String()},
-		"Webhook-Timestamp": {strconv.FormatInt(start.Unix(), 10)},
-		"Webhook-Signature": {signature},
-		"Webhook-Attempt":   {strconv.Itoa(number)},
+	user := request.URL.User
+	request.URL.User = nil // it leaves as a header, if at all
+	request.Header, err = header(endpoint, user, message, number, signature, start)
+	if err != nil {
+		return nil, Response{Cause: delivery.CauseInternal, Answer: []byte(err.Error())}
 	}
-	response, err := c.transport.RoundTrip(request)
-	switch {
-	case gate.denied:
-		return Response{Cause: delivery.CauseNotStarted, Latency: time.Since(start)}
-	case err != nil:
-		return Response{Cause: causeOf(ctx, err), Latency: time.Since(start), Sent: gate.passed}
+	response, err := c.roundTrip(request)
+	if err != nil {
+		out := Response{Latency: time.Since(start), Sent: gate.passed}
+		if blocked, ok := errors.AsType[*egress.Blocked](err); ok {
+			out.Cause, out.Answer = delivery.CauseBlocked, []byte(blocked.Detail)
+		} else if gate.denied {
+			out.Cause, out.Sent = delivery.CauseNotStarted, false
+		} else {
+			out.Cause = gate.progress.cause(ctx, err)
+		}
+		return request.Header, out
 	}
 	defer response.Body.Close()
-	out := Response{Cause: delivery.CauseStatus, StatusCode: response.StatusCode, Sent: true}
-	if response.StatusCode >= 200 && response.StatusCode <= 299 {
-		// The status line is the answer: what breaks while the rest is read takes nothing back.
-		out.Cause = delivery.CauseOK
+	patience := time.AfterFunc(answerPatience, gate.cancel)
+	defer patience.Stop()
+	out := read(response)
+	out.Latency = time.Since(start)
+	return request.Header, out
+}
+
+// roundTrip sends the request where it may go. Which addresses and ports these are is decided with every connection; that
+// http is not for everybody, only here. CheckURL would ask the name server about an https URL, too, for nothing.
+func (c *Client) roundTrip(request *http.Request) (*http.Response, error) {
+	if request.URL.Scheme != "https" {
+		if err := c.network.CheckURL(request.Context(), request.URL.String()); err != nil {
+			return nil, err
+		}
+	}
+	return c.transport.RoundTrip(request)
+}
+
+// read reads the answer. The status line is what counts: what breaks while the rest is read takes nothing back.
+func read(response *http.Response) Response {
+	out := Response{StatusCode: response.StatusCode, ContentType: mediaType(response.Header), Sent: true}
+	out.Cause = statusCause(out.StatusCode, out.ContentType)
+	if out.Cause != delivery.CauseOK {
+		out.RetryAfter = retryAfter(response.Header, time.Now())
 	}
 	if response.StatusCode != http.StatusSwitchingProtocols { // after that one the connection knows no time-out
-		patience := time.AfterFunc(answerPatience, gate.cancel)
-		defer patience.Stop()
 		answer, _ := io.ReadAll(io.LimitReader(response.Body, maxAnswerRead))
 		out.Answer = bytes.Clone(answer[:min(len(answer), maxAnswerKept)]) // and lets go of the rest
 	}
-	out.Latency = time.Since(start)
 	return out
 }
 
@@ -124,14 +191,4 @@ func sign(secrets []delivery.Secret, message Message, at time.Time) string {
 		}
 	}
 	return signing.Header(live, message.EventID.String(), at, message.Body)
-}
-
-func causeOf(ctx context.Context, err error) delivery.Cause {
-	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
-		return delivery.CauseTimeout
-	}
-	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		return delivery.CauseTimeout
-	}
-	return delivery.CauseConnection
 }

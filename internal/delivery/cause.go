@@ -47,6 +47,7 @@ const (
 	CauseNoEndpoint   Cause = "endpoint_gone"   // the endpoint was removed after the plan
 	CauseDisabled     Cause = "endpoint_paused" // the endpoint was disabled after the plan
 	CauseDropped      Cause = "dropped"         // parked, and dropped when the endpoint was enabled again
+	CauseSealed       Cause = "sealed"          // the worker lacks the key that opens the endpoint: no attempt was made
 	CauseNoSecret     Cause = "no_secret"       // the endpoint has no live secret to sign with
 	CauseBodyTooLarge Cause = "body_too_large"
 	CauseRecorded     Cause = "recorded" // an earlier execution of the invocation wrote the outcome
@@ -92,7 +93,8 @@ var explanations = map[Cause]Explanation{
 	CauseNoEndpoint:   {What: "the endpoint was removed"},
 	CauseDisabled:     {"the endpoint is disabled", "enable it; what is parked can be sent or dropped then"},
 	CauseDropped:      {What: "parked while the endpoint was disabled, and dropped when it was enabled"},
-	CauseNoSecret:     {"the endpoint has no secret that could sign", "rotate its secret; if that does not help, the worker lacks the key that opens it"},
+	CauseSealed:       {"the worker lacks the key that opens the endpoint's secrets", "the operator adds the key that the worker's readiness names to ENCRYPTION_KEYS"},
+	CauseNoSecret:     {"the endpoint has no secret that could sign", "rotate its secret"},
 	CauseBodyTooLarge: {"the webhook would be larger than 1 MiB", "shorten the data of the event"},
 	CauseRecorded:     {What: "the outcome is in an earlier attempt"},
 }
@@ -108,7 +110,7 @@ func (c Cause) Explain() Explanation {
 // OfEndpoint reports whether a failure by this cause is the endpoint's own: only those count towards its being disabled.
 func (c Cause) OfEndpoint() bool {
 	switch c {
-	case CauseInternal, CauseNoSecret, CauseNotVisible, CauseNotStarted, CauseOpen, CausePhantom, CauseNoEndpoint, CauseDisabled,
+	case CauseInternal, CauseSealed, CauseNoSecret, CauseNotVisible, CauseNotStarted, CauseOpen, CausePhantom, CauseNoEndpoint, CauseDisabled,
 		CauseDropped, CauseBodyTooLarge, CauseRecorded, CauseOK:
 		return false
 	default:

@@ -99,6 +99,8 @@ type Endpoint struct {
 	Secrets    []Secret
 	// Headers are sent beside ours, by name. Their values may be credentials.
 	Headers map[string]string
+	// Sealed says that this process lacks a key to open all of it with: nothing is sent then, and nothing is lost.
+	Sealed bool
 }
 
 // Secret is what an endpoint's webhooks are signed with.

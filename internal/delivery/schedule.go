@@ -1,8 +1,9 @@
 package delivery
 
 import (
-	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 )
@@ -29,17 +30,46 @@ func (s Schedule) After(number int) (time.Duration, bool) {
 	return s[number-1], true
 }
 
-// UnmarshalText reads a comma-separated list of durations such as 5s,5m,2h.
+// Presets are schedules that have a name. The two short ones are for events that are worth nothing a day later.
+func Presets() map[string]Schedule {
+	return map[string]Schedule{
+		"standard": DefaultSchedule(),
+		"day":      {5 * time.Second, 5 * time.Minute, 30 * time.Minute, 2 * time.Hour, 12 * time.Hour},
+		"minutes":  {time.Minute, 2 * time.Minute, 4 * time.Minute},
+	}
+}
+
+// Bounds of a schedule. Events, and the ledger, are kept for longer than any schedule lasts.
+const (
+	maxDelays   = 50
+	maxDuration = 30 * 24 * time.Hour
+)
+
+// UnmarshalText reads the name of a preset, or a comma-separated list of durations such as 5s,5m,2h. The error names the
+// piece that is wrong.
 func (s *Schedule) UnmarshalText(text []byte) error {
+	presets := Presets()
+	if preset, found := presets[strings.TrimSpace(string(text))]; found {
+		*s = preset
+		return nil
+	}
 	var out Schedule
+	var total time.Duration
 	for part := range strings.SplitSeq(string(text), ",") {
-		delay, err := time.ParseDuration(strings.TrimSpace(part))
-		if err != nil {
-			return fmt.Errorf("reading %q as a duration: %w", part, err)
+		part = strings.TrimSpace(part)
+		delay, err := time.ParseDuration(part)
+		switch {
+		case err != nil:
+			return fmt.Errorf("delay %d, %q, is not a duration such as 30s, 5m or 2h; want a list of those, or one of %s",
+				len(out)+1, part, strings.Join(slices.Sorted(maps.Keys(presets)), ", "))
+		case delay <= 0:
+			return fmt.Errorf("delay %d, %q, is not positive", len(out)+1, part)
+		case delay > maxDuration-total:
+			return fmt.Errorf("with delay %d, %q, it lasts longer than 30 days", len(out)+1, part)
+		case len(out) == maxDelays:
+			return fmt.Errorf("it has more than %d delays", maxDelays)
 		}
-		if delay <= 0 {
-			return errors.New("a delay of the schedule must be positive")
-		}
+		total += delay
 		out = append(out, delay)
 	}
 	*s = out
