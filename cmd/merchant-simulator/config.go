@@ -14,7 +14,7 @@ type settings struct {
 
 	ListenAddr           string   `env:"LISTEN_ADDR" unit:"host:port" desc:"where the merchant listens"`
 	AllowUnauthenticated bool     `env:"ALLOW_UNAUTHENTICATED" envDefault:"false" desc:"listen beyond loopback: whoever reaches the merchant may then reset it and change its behaviour"`
-	WebhookSecrets       []string `env:"WEBHOOK_SECRETS" secret:"true" unit:"comma-separated whsec_…" desc:"live signing secrets: a webhook signed by any of them is good (required)"`
+	WebhookSecrets       []string `env:"WEBHOOK_SECRETS" secret:"true" unit:"comma-separated whsec_… or whpk_…" desc:"live signing secrets and public keys: a webhook whose signature is good by any of them is good (required)"`
 	ReceiptsFile         string   `env:"RECEIPTS_FILE" unit:"path" desc:"where receipts are appended, one JSON line each; empty keeps them in memory only"`
 }
 

@@ -17,10 +17,10 @@ import (
 
 	"github.com/go-chi/chi/v5"
 	"github.com/prometheus/client_golang/prometheus"
-	svix "github.com/svix/svix-webhooks/go"
 
 	"github.com/hookline/hookline/internal/fault"
 	"github.com/hookline/hookline/internal/platform/httpserver"
+	"github.com/hookline/hookline/internal/signing"
 )
 
 const (
@@ -33,7 +33,8 @@ const (
 
 // Options make a Simulator.
 type Options struct {
-	// Secrets are the live signing secrets, whsec_ and base64. A signature by any of them is good.
+	// Secrets are what signing.ParseVerifier reads, whsec_ or whpk_ and base64. A signature that is good by any of them
+	// is good.
 	Secrets []string
 	// ReceiptsFile is where receipts are appended; it is read back at the start. Empty keeps them in memory only.
 	ReceiptsFile string
@@ -43,7 +44,7 @@ type Options struct {
 
 // Simulator is the merchant. It is safe for concurrent use.
 type Simulator struct {
-	webhooks   []*svix.Webhook
+	verifiers  []signing.Verifier
 	book       *book
 	behaviours *behaviours
 	log        *slog.Logger
@@ -54,12 +55,12 @@ type Simulator struct {
 
 // New reads the receipts file back and returns a merchant that goes on from there. Close it after its server.
 func New(ctx context.Context, o Options) (*Simulator, error) {
-	webhooks, err := parse(o.Secrets)
+	verifiers, err := parse(o.Secrets)
 	if err != nil {
 		return nil, err
 	}
 	s := &Simulator{
-		webhooks: webhooks, behaviours: newBehaviours(), log: o.Log, released: make(chan struct{}),
+		verifiers: verifiers, behaviours: newBehaviours(), log: o.Log, released: make(chan struct{}),
 		outcomes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "hookline_merchant_webhooks_total",
 			Help: "Webhooks that reached the merchant, by what became of them.",
@@ -81,25 +82,24 @@ func New(ctx context.Context, o Options) (*Simulator, error) {
 	return s, nil
 }
 
-// CheckSecrets says what is wrong with signing secrets, without a word of them.
+// CheckSecrets says what is wrong with the secrets of Options, without a word of them.
 func CheckSecrets(secrets []string) error {
 	_, err := parse(secrets)
 	return err
 }
 
-func parse(secrets []string) ([]*svix.Webhook, error) {
+func parse(secrets []string) ([]signing.Verifier, error) {
 	if len(secrets) == 0 {
 		return nil, errors.New("at least one signing secret is required")
 	}
-	webhooks := make([]*svix.Webhook, len(secrets))
+	verifiers := make([]signing.Verifier, len(secrets))
 	for i, secret := range secrets {
 		var err error
-		if webhooks[i], err = svix.NewWebhook(secret); err != nil {
-			// Not the decoder's error, which quotes from the secret.
-			return nil, fmt.Errorf("signing secret %d of %d is not whsec_ and base64", i+1, len(secrets))
+		if verifiers[i], err = signing.ParseVerifier(secret); err != nil {
+			return nil, fmt.Errorf("signing secret %d of %d: %w", i+1, len(secrets), err)
 		}
 	}
-	return webhooks, nil
+	return verifiers, nil
 }
 
 // Routes adds the merchant's routes.
@@ -141,7 +141,7 @@ func (s *Simulator) receive(w http.ResponseWriter, r *http.Request) {
 	}
 	sum := sha256.Sum256(body)
 	receipt := Receipt{
-		ID: head(webhookID(r.Header)), Path: head(r.URL.Path), BodySHA256: hex.EncodeToString(sum[:]),
+		ID: head(signing.ID(r.Header)), Path: head(r.URL.Path), BodySHA256: hex.EncodeToString(sum[:]),
 		Attempt: head(r.Header.Get("Webhook-Attempt")),
 	}
 	if status, err := s.verify(body, r.Header); err != nil {
@@ -157,7 +157,7 @@ func (s *Simulator) receive(w http.ResponseWriter, r *http.Request) {
 	if merchant == "" {
 		merchant = doc.Payment.MerchantID
 	}
-	verdict := s.behaviours.judge(merchant)
+	verdict := s.behaviours.judge(merchant, receipt.ID)
 	if verdict.delay > 0 && !s.wait(w, r, verdict.delay) {
 		verdict = verdict.dropped()
 	}
@@ -171,12 +171,20 @@ func (s *Simulator) receive(w http.ResponseWriter, r *http.Request) {
 	if !s.record(w, r, &receipt, occurred) {
 		return
 	}
-	switch {
-	case verdict.hang:
+	if verdict.hang {
 		s.wait(w, r, -1)
+	}
+	if verdict.hang || verdict.drop {
 		panic(http.ErrAbortHandler) // net/http then closes the connection without an answer
-	case verdict.drop:
-		panic(http.ErrAbortHandler)
+	}
+	if verdict.retryAfter != "" {
+		w.Header().Set("Retry-After", verdict.retryAfter)
+	}
+	switch {
+	case verdict.answer != "":
+		w.Header().Set("Content-Type", verdict.contentType)
+		w.WriteHeader(verdict.status)
+		w.Write([]byte(verdict.answer))
 	case receipt.Outcome == FailedOnPurpose:
 		httpserver.WriteProblem(w, httpserver.Problem{Status: verdict.status, Detail: "the merchant was told to fail"})
 	default:
@@ -237,25 +245,17 @@ func (s *Simulator) wait(w http.ResponseWriter, r *http.Request, d time.Duration
 // verify returns nil where one of the secrets signed the body within the last five minutes, and otherwise the status to
 // answer: 400 where there is no signature to speak of, 401 where it is not good.
 func (s *Simulator) verify(body []byte, header http.Header) (int, error) {
-	if webhookID(header) == "" || (header.Get("Webhook-Signature") == "" && header.Get("Svix-Signature") == "") {
-		return http.StatusBadRequest, errors.New("the headers webhook-id, webhook-timestamp and webhook-signature are required")
-	}
 	var err error
-	for _, webhook := range s.webhooks {
-		if err = webhook.Verify(body, header); err == nil {
+	now := time.Now()
+	for _, verifier := range s.verifiers {
+		if err = verifier.Verify(header, body, now); err == nil {
 			return 0, nil
 		}
 	}
-	return http.StatusUnauthorized, err
-}
-
-// webhookID returns the id that the signature covers: the library prefers Svix's own names where all three are there,
-// and an id beside them is nobody's word.
-func webhookID(header http.Header) string {
-	if id := header.Get("Svix-Id"); id != "" && header.Get("Svix-Timestamp") != "" && header.Get("Svix-Signature") != "" {
-		return id
+	if errors.Is(err, signing.ErrUnsigned) {
+		return http.StatusBadRequest, err
 	}
-	return header.Get("Webhook-Id")
+	return http.StatusUnauthorized, err
 }
 
 // read fills in the receipt from the body and returns the body's occurred_at.

@@ -26,6 +26,7 @@ import (
 	"github.com/stretchr/testify/require"
 	svix "github.com/svix/svix-webhooks/go"
 
+	"github.com/hookline/hookline/internal/signing"
 	"github.com/hookline/hookline/internal/simulator"
 )
 
@@ -155,7 +156,7 @@ func TestSignature(t *testing.T) {
 		"of another id":      {by(secret, now, body, with("Webhook-Id", "e2")), 401},
 		"of another body":    {by(secret, now, "{}", with("Webhook-Signature", signature)), 401},
 		"not a signature":    {by(secret, now, body, with("Webhook-Signature", "v1")), 401},
-		"without timestamp":  {by(secret, now, body, without("Webhook-Timestamp")), 401},
+		"without timestamp":  {by(secret, now, body, without("Webhook-Timestamp")), 400},
 		"without signature":  {by(secret, now, body, without("Webhook-Signature")), 400},
 		"without id":         {by(secret, now, body, without("Webhook-Id")), 400},
 	} {
@@ -188,12 +189,39 @@ func TestIDIsTheOneThatWasSigned(t *testing.T) {
 	require.Equal(t, "signed", m.stats(t).Latest[0].ID)
 }
 
+func TestAMerchantWhoKnowsNoSecretVerifiesByThePublicKey(t *testing.T) {
+	t.Parallel()
+	text, err := signing.NewSecret(signing.Ed25519)
+	require.NoError(t, err)
+	private, err := signing.ParseSecret(text)
+	require.NoError(t, err)
+	other, err := signing.ParseSecret(stranger)
+	require.NoError(t, err)
+	m := newMerchant(t, "", secret, private.Verifier())
+	of := func(secrets ...signing.Secret) int {
+		req := good(t, "e1")
+		req.Header.Set("Webhook-Signature", signing.Header(secrets, "e1", time.Now(), []byte(body)))
+		return m.answer(req).Code
+	}
+	require.Equal(t, 200, of(private))
+	require.Equal(t, 200, of(other, private))
+	require.Equal(t, 401, of(other))
+	require.Equal(t, 200, m.send(t, "e1"), "by the secret that it knows as well")
+}
+
 func TestSecretsAreCheckedAndNotTold(t *testing.T) {
 	t.Parallel()
 	require.Error(t, simulator.CheckSecrets(nil))
-	err := simulator.CheckSecrets([]string{secret, "whsec_!hunter2!"})
-	require.ErrorContains(t, err, "secret 2 of 2")
-	require.NotContains(t, err.Error(), "hunter2")
+	private, err := signing.NewSecret(signing.Ed25519)
+	require.NoError(t, err)
+	for _, wrong := range []string{"whsec_!hunter2!", "whpk_!hunter2!", private, strings.TrimPrefix(secret, "whsec_"), ""} {
+		err := simulator.CheckSecrets([]string{secret, wrong})
+		require.ErrorContains(t, err, "secret 2 of 2")
+		require.NotContains(t, err.Error(), "hunter2")
+		if len(wrong) > 10 {
+			require.NotContains(t, err.Error(), wrong[6:])
+		}
+	}
 }
 
 func TestStatsTellFirstFromRepeated(t *testing.T) {
@@ -282,6 +310,7 @@ func TestFailsOnPurpose(t *testing.T) {
 		"a delay":                   {`{"delay_ms":1}`, []int{200}},
 		"a delay and every failure": {`{"delay_ms":1,"fail_every":1}`, []int{503}},
 		"nothing":                   {`{}`, []int{200}},
+		"first attempts, of others": {`{"fail_first":1}`, []int{503, 503}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -297,6 +326,115 @@ func TestFailsOnPurpose(t *testing.T) {
 			s := m.stats(t)
 			require.Equal(t, []int{accepted, len(c.statuses) - accepted}, []int{s.Total, s.FailedOnPurpose})
 		})
+	}
+}
+
+func TestTheFirstAttemptsOfEachWebhookFail(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		behaviour string
+		attempts  string // by webhook-id
+		statuses  []int
+	}{
+		"by a 503":          {`{"fail_first":2}`, "aabababb", []int{503, 503, 503, 200, 503, 200, 200, 200}},
+		"by a status":       {`{"fail_first":1,"status":429}`, "abab", []int{429, 429, 200, 200}},
+		"by another 2xx":    {`{"fail_first":1,"status":202}`, "aa", []int{202, 200}},
+		"after a delay":     {`{"fail_first":1,"delay_ms":1}`, "aa", []int{503, 200}},
+		"of this merchant":  {`{"fail_first":1,"merchant":"joes"}`, "aa", []int{503, 200}},
+		"of another":        {`{"fail_first":1,"merchant":"jims"}`, "aa", []int{200, 200}},
+		"not once accepted": {`{"fail_first":1}`, "aaa", []int{503, 200, 200}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := newMerchant(t, "")
+			m.behave(t, c.behaviour)
+			for i, id := range c.attempts {
+				require.Equal(t, c.statuses[i], m.send(t, string(id)), "attempt %d", i)
+			}
+		})
+	}
+}
+
+func TestFirstAttemptsAreCountedAtEachMerchantSinceTheBehaviourWasSet(t *testing.T) {
+	t.Parallel()
+	m := newMerchant(t, "")
+	at := func(merchant string) int {
+		req := good(t, "e1")
+		req.URL.Path = "/webhooks/" + merchant
+		return m.answer(req).Code
+	}
+	m.behave(t, `{"fail_first":1}`)
+	require.Equal(t, []int{503, 503, 200, 200}, []int{at("a"), at("b"), at("a"), at("b")})
+	m.behave(t, `{"fail_first":1,"merchant":"a"}`)
+	require.Equal(t, []int{503, 200, 200}, []int{at("a"), at("a"), at("b")})
+	m.behave(t, `{"fail_first":1}`)
+	require.Equal(t, []int{200, 503, 200}, []int{at("a"), at("b"), at("b")}, "a's is as it was")
+	require.Equal(t, http.StatusOK, m.ask(t, http.MethodPost, "/reset", "", nil))
+	require.Equal(t, 200, at("c"))
+}
+
+func TestFirstAttemptsDropAndHang(t *testing.T) {
+	t.Parallel()
+	m := newMerchant(t, "")
+	server := serve(t, m)
+	m.behave(t, `{"fail_first":1,"drop":true}`)
+	_, err := post(t.Context(), t, server, "e1")
+	require.ErrorIs(t, err, io.EOF)
+	answer, err := post(t.Context(), t, server, "e1")
+	require.NoError(t, err)
+	require.Equal(t, http.StatusOK, answer.StatusCode)
+
+	m.behave(t, `{"fail_first":1,"hang":true}`)
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	_, err = post(ctx, t, server, "e2")
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	answer, err = post(t.Context(), t, server, "e2")
+	require.NoError(t, err)
+	require.Equal(t, http.StatusOK, answer.StatusCode)
+}
+
+func TestRetryAfterGoesWithFailures(t *testing.T) {
+	t.Parallel()
+	m := newMerchant(t, "")
+	for _, value := range []string{"0", "120", "Wed, 21 Oct 2026 07:28:00 GMT"} {
+		m.behave(t, `{"retry_after":"`+value+`","status":429}`)
+		w := m.answer(good(t, "e1"))
+		require.Equal(t, 429, w.Code)
+		require.Equal(t, value, w.Header().Get("Retry-After"))
+		require.Equal(t, "application/problem+json", w.Header().Get("Content-Type"))
+	}
+	m.behave(t, `{"retry_after":"7","fail_first":1}`)
+	require.Equal(t, "7", m.answer(good(t, "e2")).Header().Get("Retry-After"))
+	w := m.answer(good(t, "e2"))
+	require.Equal(t, 200, w.Code)
+	require.Empty(t, w.Header().Values("Retry-After"))
+}
+
+func TestAnswersWhatItIsTold(t *testing.T) {
+	t.Parallel()
+	const page = "<h1>Bad gateway</h1>"
+	kilobyte := strings.Repeat("é", 512)
+	for behaviour, want := range map[string]struct {
+		status     int
+		kind, body string
+	}{
+		`{"status":502,"answer":"` + page + `","content_type":"text/html; charset=utf-8"}`: {502, "text/html; charset=utf-8", page},
+		`{"fail_every":1,"answer":"busy"}`:                                                 {503, "text/plain; charset=utf-8", "busy"},
+		`{"status":202,"answer":"thanks"}`:                                                 {202, "text/plain; charset=utf-8", "thanks"},
+		`{"answer":"[]","content_type":"application/json"}`:                                {200, "application/json", "[]"},
+		`{"fail_every":2,"answer":"busy"}`:                                                 {200, "", ""},
+		`{"answer":"` + kilobyte + `"}`:                                                    {200, "text/plain; charset=utf-8", kilobyte},
+	} {
+		m := newMerchant(t, "")
+		m.behave(t, behaviour)
+		w := m.answer(good(t, "e1"))
+		require.Equal(t, want.status, w.Code, behaviour)
+		require.Equal(t, want.kind, w.Header().Get("Content-Type"), behaviour)
+		require.Equal(t, want.body, w.Body.String(), behaviour)
+		s := m.stats(t)
+		require.Equal(t, want.status/100 == 2, s.Total == 1, behaviour)
+		require.Equal(t, 1, s.Total+s.FailedOnPurpose)
 	}
 }
 
@@ -331,18 +469,39 @@ func TestBehaviourIsChecked(t *testing.T) {
 	t.Parallel()
 	m := newMerchant(t, "")
 	for behaviour, status := range map[string]int{
-		`{"status":99}`:               422,
-		`{"status":600}`:              422,
-		`{"delay_ms":-1}`:             422,
-		`{"delay_ms":300001}`:         422,
-		`{"fail_every":-1}`:           422,
-		`{"hang":true,"drop":true}`:   422,
-		`{"hang":true,"status":500}`:  422,
-		`{"drop":true,"status":500}`:  422,
-		`{"explode":true}`:            400,
-		`{"status":"503"}`:            400,
-		`{"status":503}{"status":50}`: 400,
-		``:                            400,
+		`{"status":99}`:                                       422,
+		`{"status":600}`:                                      422,
+		`{"delay_ms":-1}`:                                     422,
+		`{"delay_ms":300001}`:                                 422,
+		`{"fail_every":-1}`:                                   422,
+		`{"hang":true,"drop":true}`:                           422,
+		`{"hang":true,"status":500}`:                          422,
+		`{"drop":true,"status":500}`:                          422,
+		`{"fail_first":-1}`:                                   422,
+		`{"fail_first":1,"fail_every":2}`:                     422,
+		`{"retry_after":"5"}`:                                 422, // nothing fails
+		`{"retry_after":"5","status":204}`:                    422,
+		`{"retry_after":"5","fail_first":1,"status":204}`:     422,
+		`{"retry_after":"5","drop":true}`:                     422,
+		`{"retry_after":"5","fail_every":1,"hang":true}`:      422,
+		`{"retry_after":"soon","status":503}`:                 422,
+		`{"retry_after":"-1","status":503}`:                   422,
+		`{"retry_after":"1.5","status":503}`:                  422,
+		`{"retry_after":"99999999999","status":503}`:          422,
+		`{"retry_after":"2026-10-21T07:28:00Z","status":503}`: 422,
+		`{"retry_after":5,"status":503}`:                      400,
+		`{"answer":"` + strings.Repeat("a", 1025) + `"}`:      422,
+		`{"answer":"a","drop":true}`:                          422,
+		`{"answer":"a","hang":true,"fail_first":1}`:           422,
+		`{"answer":"a","status":204}`:                         422,
+		`{"answer":"a","status":304}`:                         422,
+		`{"content_type":"text/html"}`:                        422, // of no answer
+		`{"answer":"a","content_type":"html"}`:                422,
+		`{"answer":"a","content_type":"text/html\r\nX: y"}`:   422,
+		`{"explode":true}`:                                    400,
+		`{"status":"503"}`:                                    400,
+		`{"status":503}{"status":50}`:                         400,
+		``:                                                    400,
 	} {
 		require.Equal(t, status, m.ask(t, http.MethodPut, "/behaviour", behaviour, nil), behaviour)
 	}
