@@ -137,7 +137,7 @@ func TestAPaymentAndItsLife(t *testing.T) {
 func TestAnEventThatIsNotAboutAPayment(t *testing.T) {
 	t.Parallel()
 	a := startAPI(t)
-	accepted := a.call(t, "POST", "/events", `{"event_type":"invoice.sent","data":{"number":7}}`, "traceparent", trace)
+	accepted := a.call(t, "POST", "/events", `{"event_type":"order.shipped","data":{"number":7}}`, "traceparent", trace)
 	require.Equal(t, 202, accepted.status, accepted.body)
 	var body struct{ Status, EventID string }
 	require.NoError(t, json.Unmarshal(bytes.ReplaceAll([]byte(accepted.body), []byte("event_id"), []byte("EventID")), &body))
@@ -145,8 +145,8 @@ func TestAnEventThatIsNotAboutAPayment(t *testing.T) {
 	require.Equal(t, 1, a.count(t, `domain_events where id = $1::text::uuid and traceparent = $2 and payload = '{"number": 7}'`, body.EventID, trace))
 
 	const key = "event-key"
-	first := a.call(t, "POST", "/events", `{"event_type":"invoice.sent","data":{"number":8}}`, "Idempotency-Key", key)
-	again := a.call(t, "POST", "/events", `{"data":{"number":8},"event_type":"invoice.sent"}`, "Idempotency-Key", key)
+	first := a.call(t, "POST", "/events", `{"event_type":"order.shipped","data":{"number":8}}`, "Idempotency-Key", key)
+	again := a.call(t, "POST", "/events", `{"data":{"number":8},"event_type":"order.shipped"}`, "Idempotency-Key", key)
 	require.Equal(t, 202, first.status, first.body)
 	require.Equal(t, 202, again.status, again.body)
 	require.Equal(t, first.body, again.body)

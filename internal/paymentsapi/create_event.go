@@ -1,11 +1,13 @@
 package paymentsapi
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"net/http"
 	"strings"
 
+	"github.com/hookline/hookline/internal/catalogue"
 	"github.com/hookline/hookline/internal/payment"
 )
 
@@ -25,34 +27,12 @@ type newEvent struct {
 
 // createEvent is POST /events.
 func (s *Server) createEvent(w http.ResponseWriter, r *http.Request) error {
-	key, err := idempotencyKey(r)
-	if err != nil {
-		return err
-	}
-	fields, err := readObject(w, r)
-	if err != nil {
-		return err
-	}
-	event, err := readEvent(fields)
-	if err != nil {
-		return err
-	}
-	origin := payment.Origin{Traceparent: traceparent(r), IdempotencyKey: key}
-	if key != "" {
-		origin.RequestHash = hashEvent(event)
-	}
-
-	ctx, cancel := s.databaseContext(r)
-	defer cancel()
-	answer, err := s.store.AppendEvent(ctx, event.eventType, event.merchantID, event.data, origin)
-	if err != nil {
-		return err
-	}
-	if answer.Replayed {
-		w.Header().Set(headerReplayed, "true")
-	}
-	writeDocument(w, http.StatusAccepted, answer.Document)
-	return nil
+	return creation[newEvent]{
+		read: readEvent, hash: hashEvent, status: http.StatusAccepted,
+		store: func(ctx context.Context, e newEvent, origin payment.Origin) (payment.Answer, error) {
+			return s.store.AppendEvent(ctx, e.eventType, e.merchantID, e.data, origin)
+		},
+	}.serve(s, w, r)
 }
 
 func readEvent(fields *object) (newEvent, error) {
@@ -81,7 +61,18 @@ func readEvent(fields *object) (newEvent, error) {
 	if event.data == nil {
 		fields.refuse("data", "is missing")
 	}
+	if !fields.refused("event_type") && !fields.refused("data") {
+		fields.refuseAll(validateData(event))
+	}
 	return event, fields.problems()
+}
+
+// validateData holds the data of a type of the catalogue against its schema. Other types are free.
+func validateData(event newEvent) error {
+	if t, ok := catalogue.Lookup(event.eventType); ok {
+		return t.ValidateData(event.data)
+	}
+	return nil
 }
 
 // validEventType is ^[a-z0-9_]+(\.[a-z0-9_]+)+$ of at most 100 characters.

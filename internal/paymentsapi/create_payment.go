@@ -1,6 +1,7 @@
 package paymentsapi
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
@@ -13,40 +14,18 @@ import (
 
 // createPayment is POST /payments.
 func (s *Server) createPayment(w http.ResponseWriter, r *http.Request) error {
-	key, err := idempotencyKey(r)
-	if err != nil {
-		return err
-	}
-	fields, err := readObject(w, r)
-	if err != nil {
-		return err
-	}
-	draft, err := readDraft(fields)
-	if err != nil {
-		return err
-	}
-	origin := payment.Origin{Traceparent: traceparent(r), IdempotencyKey: key}
-	if key != "" {
-		origin.RequestHash = hashPayment(draft)
-	}
-	// Ordered in time, so that the primary key's index grows at its end: a random id dirties a page of
-	// its own with each payment.
-	if draft.ID, err = uuid.NewV7(); err != nil {
-		return fmt.Errorf("making a payment's id: %w", err)
-	}
-
-	ctx, cancel := s.databaseContext(r)
-	defer cancel()
-	answer, err := s.store.Create(ctx, draft, origin)
-	if err != nil {
-		return err
-	}
-	w.Header().Set("Location", "/payments/"+answer.ID)
-	if answer.Replayed {
-		w.Header().Set(headerReplayed, "true")
-	}
-	writeDocument(w, http.StatusCreated, answer.Document)
-	return nil
+	return creation[payment.Draft]{
+		read: readDraft, hash: hashPayment, status: http.StatusCreated,
+		store: func(ctx context.Context, draft payment.Draft, origin payment.Origin) (payment.Answer, error) {
+			// Ordered in time, so that the primary key's index grows at its end: a random id dirties a page
+			// of its own with each payment.
+			var err error
+			if draft.ID, err = uuid.NewV7(); err != nil {
+				return payment.Answer{}, fmt.Errorf("making a payment's id: %w", err)
+			}
+			return s.store.Create(ctx, draft, origin)
+		},
+	}.serve(s, w, r)
 }
 
 func readDraft(fields *object) (payment.Draft, error) {

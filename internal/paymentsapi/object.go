@@ -3,6 +3,8 @@ package paymentsapi
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -75,7 +77,7 @@ func (o *object) all(yield func(name string, value json.RawMessage) bool) {
 
 // refuse notes what is wrong with a field. The first problem of a field is the one that is told.
 func (o *object) refuse(name, problem string) {
-	if _, ok := o.bad[name]; ok || len(o.bad) >= maxProblems {
+	if o.refused(name) || len(o.bad) >= maxProblems {
 		return
 	}
 	if o.bad == nil {
@@ -84,7 +86,21 @@ func (o *object) refuse(name, problem string) {
 	o.bad[name] = problem
 }
 
+func (o *object) refused(name string) bool {
+	_, ok := o.bad[name]
+	return ok
+}
+
 func (o *object) refuseUnknown(name string) { o.refuse(name, "is not a field of this request") }
+
+// refuseAll notes what is wrong with each field that err names.
+func (o *object) refuseAll(err error) {
+	if e, ok := errors.AsType[*fault.Error](err); ok {
+		for _, name := range slices.Sorted(maps.Keys(e.Fields)) {
+			o.refuse(name, e.Fields[name])
+		}
+	}
+}
 
 func (o *object) problems() error { return fault.InvalidFields(o.bad) }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/stretchr/testify/require"
 
+	"github.com/hookline/hookline/internal/catalogue"
 	"github.com/hookline/hookline/internal/fault"
 	"github.com/hookline/hookline/internal/payment"
 	"github.com/hookline/hookline/internal/paymentsapi"
@@ -52,6 +53,20 @@ func (f fakeStore) ChangeStatus(_ context.Context, id uuid.UUID, next payment.St
 
 func (f fakeStore) AppendEvent(_ context.Context, eventType, merchantID string, data json.RawMessage, origin payment.Origin) (payment.Answer, error) {
 	return f.appendFunc(eventType, merchantID, data, origin)
+}
+
+// writing is a store that shows where each write comes from, and answers a payment's with ID anID.
+func writing(replayed bool, see func(payment.Origin)) fakeStore {
+	return fakeStore{
+		createFunc: func(_ context.Context, _ payment.Draft, o payment.Origin) (payment.Answer, error) {
+			see(o)
+			return payment.Answer{ID: anID, Replayed: replayed}, nil
+		},
+		appendFunc: func(_, _ string, _ json.RawMessage, o payment.Origin) (payment.Answer, error) {
+			see(o)
+			return payment.Answer{Replayed: replayed}, nil
+		},
+	}
 }
 
 func newHandler(t *testing.T, store fakeStore) (http.Handler, *prometheus.Registry) {
@@ -253,20 +268,12 @@ func TestTraceparentIsHandedOnOnlyWhenValid(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			got := []string{}
-			h, _ := newHandler(t, fakeStore{
-				createFunc: func(_ context.Context, _ payment.Draft, o payment.Origin) (payment.Answer, error) {
-					got = append(got, o.Traceparent)
-					return payment.Answer{}, nil
-				},
-				changeFunc: func(_ uuid.UUID, _ payment.Status, traceparent string) (json.RawMessage, error) {
-					got = append(got, traceparent)
-					return nil, nil
-				},
-				appendFunc: func(_, _ string, _ json.RawMessage, o payment.Origin) (payment.Answer, error) {
-					got = append(got, o.Traceparent)
-					return payment.Answer{}, nil
-				},
-			})
+			store := writing(false, func(o payment.Origin) { got = append(got, o.Traceparent) })
+			store.changeFunc = func(_ uuid.UUID, _ payment.Status, traceparent string) (json.RawMessage, error) {
+				got = append(got, traceparent)
+				return nil, nil
+			}
+			h, _ := newHandler(t, store)
 			answer(h, request("POST", "/payments", `{"amount":1,"currency":"USD"}`, test.header...))
 			answer(h, request("PATCH", "/payments/"+anID, `{"status":"refunded"}`, test.header...))
 			answer(h, request("POST", "/events", `{"event_type":"a.b","data":{}}`, test.header...))
@@ -293,16 +300,7 @@ func TestIdempotencyKeyIsChecked(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			got := []string{}
-			h, _ := newHandler(t, fakeStore{
-				createFunc: func(_ context.Context, _ payment.Draft, o payment.Origin) (payment.Answer, error) {
-					got = append(got, o.IdempotencyKey)
-					return payment.Answer{ID: anID, Replayed: true}, nil
-				},
-				appendFunc: func(_, _ string, _ json.RawMessage, o payment.Origin) (payment.Answer, error) {
-					got = append(got, o.IdempotencyKey)
-					return payment.Answer{Replayed: true}, nil
-				},
-			})
+			h, _ := newHandler(t, writing(true, func(o payment.Origin) { got = append(got, o.IdempotencyKey) }))
 			created := answer(h, request("POST", "/payments", `{"amount":1,"currency":"USD"}`, test.header...))
 			accepted := answer(h, request("POST", "/events", `{"event_type":"a.b","data":{}}`, test.header...))
 			if !test.ok {
@@ -325,16 +323,7 @@ func TestIdempotencyKeyIsChecked(t *testing.T) {
 func TestRequestHashIsOfWhatIsAskedFor(t *testing.T) {
 	t.Parallel()
 	var hash [32]byte
-	h, _ := newHandler(t, fakeStore{
-		createFunc: func(_ context.Context, _ payment.Draft, o payment.Origin) (payment.Answer, error) {
-			hash = o.RequestHash
-			return payment.Answer{}, nil
-		},
-		appendFunc: func(_, _ string, _ json.RawMessage, o payment.Origin) (payment.Answer, error) {
-			hash = o.RequestHash
-			return payment.Answer{}, nil
-		},
-	})
+	h, _ := newHandler(t, writing(false, func(o payment.Origin) { hash = o.RequestHash }))
 	hashOf := func(path, body string) [32]byte {
 		hash = [32]byte{}
 		w := answer(h, request("POST", path, body, "Idempotency-Key", "k"))
@@ -423,10 +412,10 @@ func TestCreateEvent(t *testing.T) {
 		got = []string{eventType, merchantID, string(data)}
 		return payment.Answer{Document: json.RawMessage(`{"status": "accepted", "event_id": "x"}`)}, nil
 	}})
-	w := answer(h, request("POST", "/events", `{"event_type":"invoice.sent","data":{"n": 1}}`))
+	w := answer(h, request("POST", "/events", `{"event_type":"order.shipped","data":{"n": 1}}`))
 	require.Equal(t, http.StatusAccepted, w.Code, w.Body)
 	require.Equal(t, "{\"status\": \"accepted\", \"event_id\": \"x\"}\n", w.Body.String())
-	require.Equal(t, []string{"invoice.sent", "joes-tshirt-shop", `{"n": 1}`}, got)
+	require.Equal(t, []string{"order.shipped", "joes-tshirt-shop", `{"n": 1}`}, got)
 	longest := "a." + strings.Repeat("b", 98)
 	w = answer(h, request("POST", "/events", `{"event_type":"`+longest+`","merchant_id":"m","data":{"s":"`+strings.Repeat("x", 64<<10-9)+`"}}`))
 	require.Equal(t, http.StatusAccepted, w.Code, w.Body)
@@ -459,6 +448,55 @@ func TestCreateEvent(t *testing.T) {
 		require.Len(t, problem.Errors, 1, "%.80s: %v", body, problem.Errors)
 	}
 	require.Nil(t, got)
+}
+
+func TestAnEventOfACataloguedTypeFitsItsSchema(t *testing.T) {
+	t.Parallel()
+	var got string
+	h, _ := newHandler(t, fakeStore{appendFunc: func(_, _ string, data json.RawMessage, _ payment.Origin) (payment.Answer, error) {
+		got = string(data)
+		return payment.Answer{Document: json.RawMessage(`{}`)}, nil
+	}})
+	for _, eventType := range catalogue.All() {
+		if strings.HasPrefix(eventType.Name, "payment.") {
+			continue
+		}
+		body, err := eventType.Example(uuid.New(), "m", time.Now())
+		require.NoError(t, err)
+		var webhook struct {
+			Snapshot json.RawMessage `json:"snapshot"`
+		}
+		require.NoError(t, json.Unmarshal(body, &webhook))
+		w := answer(h, request("POST", "/events", `{"data":`+string(webhook.Snapshot)+`,"event_type":"`+eventType.Name+`"}`))
+		require.Equal(t, http.StatusAccepted, w.Code, "%s: %s", eventType.Name, w.Body)
+		require.Equal(t, string(webhook.Snapshot), got)
+	}
+
+	got = ""
+	for body, want := range map[string]map[string]string{
+		`{"event_type":"invoice.sent","data":{}}`: {"data/id": "is missing", "data/amount": "is missing", "data/currency": "is missing"},
+		`{"data":{"id":"i","amount":"5","currency":"eur"},"event_type":"invoice.sent","merchant_id":"a b"}`: {
+			"data/amount":   "want integer, not string",
+			"data/currency": "want a currency of ISO 4217 in upper case, such as USD",
+			"merchant_id":   "want 1 to 64 characters of A-Z, a-z, 0-9, dot, dash and underscore",
+		},
+		`{"event_type":"dispute.closed","data":{"id":"d","payment_id":"7","amount":1.0,"currency":"EUR","outcome":"tie"}}`: {
+			"data/payment_id": "want a UUID",
+			"data/amount":     "want a whole number without fraction and exponent",
+			"data/outcome":    "want one of won, lost, withdrawn",
+		},
+		// What is wrong with the data as such, or with the type, comes first.
+		`{"event_type":"invoice.sent","data":[]}`:                                     {"data": "want a JSON object"},
+		`{"event_type":"invoice.sent","data":{"id":"\u0000"}}`:                        {"data": `has the character \u0000, which cannot be stored`},
+		`{"event_type":"invoice.sent","data":{"amount":1e400}}`:                       {"data": "has a number that is beyond the range of a double"},
+		`{"event_type":"payment.succeeded","data":{}}`:                                {"event_type": "events of payments come from changes of payments only"},
+		`{"event_type":"invoice.sent","event_type":"invoice.sent","data":{"id":"i"}}`: {"event_type": "is given twice"},
+	} {
+		w := answer(h, request("POST", "/events", body))
+		require.Equal(t, http.StatusUnprocessableEntity, w.Code, body)
+		require.Empty(t, cmp.Diff(want, problemOf(t, w).Errors), body)
+	}
+	require.Empty(t, got)
 }
 
 func TestWhatIsNotStoredIsNeverASuccess(t *testing.T) {
