@@ -5,7 +5,7 @@ export GOFLAGS ?= -buildvcs=auto
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## build every command into bin/
@@ -26,6 +26,10 @@ bench: build ## measure the stack: a burst, then 100 and 500 payments a second
 test: build ## run every test with the race detector; downloads what the tests need and the machine lacks
 	@command -v "$$(go env CC)" >/dev/null || { echo "the race detector needs a C compiler: apt-get install -y gcc libc6-dev" >&2; exit 1; }
 	@postgres="$$(bin/hookline provision)" && HOOKLINE_POSTGRES_BIN="$${postgres:-$$HOOKLINE_POSTGRES_BIN}" go test -race ./...
+
+.PHONY: check-observability
+check-observability: ## check the Prometheus configuration, and test the alert rules with promtool
+	@scripts/check-alerts.sh
 
 .PHONY: crash-test
 crash-test: build ## the old architecture against the new one: 100 payments, one kill -9
