@@ -269,6 +269,7 @@ func TestValidateDataNamesEachProblem(t *testing.T) {
 		"no UUID":            {"dispute.opened", `{"id":"d","payment_id":"p1","amount":1,"currency":"EUR"}`, map[string]string{"data/payment_id": "want a UUID"}},
 		"none of a list":     {catalogue.EndpointDisabled, `{"endpoint_id":"01a1f0c2-13b8-7d10-9f0e-5a3d2c1b0a99","reason":"tired","detail":"d","failing_since":null,"disabled_at":"2026-01-15T09:30:00Z"}`, map[string]string{"data/reason": "want one of gone, failing"}},
 		"gone at once":       {catalogue.EndpointDisabled, `{"endpoint_id":"01a1f0c2-13b8-7d10-9f0e-5a3d2c1b0a99","reason":"gone","detail":"d","failing_since":null,"disabled_at":"2026-01-15T09:30:00Z"}`, nil},
+		"without words":      {catalogue.EndpointDisabled, `{"endpoint_id":"01a1f0c2-13b8-7d10-9f0e-5a3d2c1b0a99","reason":"failing","failing_since":"2026-01-10T09:30:00.5+00:00","disabled_at":"2026-01-15T09:30:00+00:00"}`, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
