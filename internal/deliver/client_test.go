@@ -2,6 +2,7 @@ package deliver_test
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -14,6 +15,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -21,6 +23,7 @@ import (
 
 	"github.com/hookline/hookline/internal/deliver"
 	"github.com/hookline/hookline/internal/delivery"
+	"github.com/hookline/hookline/internal/egress"
 	"github.com/hookline/hookline/internal/signing"
 )
 
@@ -40,9 +43,31 @@ func allow() error { return nil }
 
 func newClient(t *testing.T) *deliver.Client {
 	t.Helper()
-	client := deliver.NewClient(4)
+	return clientOver(t, &network{})
+}
+
+func clientOver(t *testing.T, n deliver.Network) *deliver.Client {
+	t.Helper()
+	client := deliver.NewClient(4, n)
 	t.Cleanup(client.Close)
 	return client
+}
+
+// network lets everything through.
+type network struct {
+	net.Dialer
+	until context.Context // ends what net/http goes on dialling for the next request
+}
+
+func (*network) CheckURL(context.Context, string) error { return nil }
+
+func (n *network) DialContext(ctx context.Context, kind, addr string) (net.Conn, error) {
+	if n.until != nil {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithCancel(ctx)
+		defer context.AfterFunc(n.until, cancel)()
+	}
+	return n.Dialer.DialContext(ctx, kind, addr)
 }
 
 // merchant serves until the test ends, and cuts what is still open then.
@@ -73,47 +98,6 @@ func listen(t *testing.T, serve func(number int, conn *net.TCPConn)) string {
 	})
 	t.Cleanup(func() { listener.Close(); serving.Wait() })
 	return listener.Addr().String()
-}
-
-func TestTheStatusIsTheOutcome(t *testing.T) {
-	t.Parallel()
-	var strayed atomic.Int32
-	elsewhere := merchant(t, func(http.ResponseWriter, *http.Request) { strayed.Add(1) })
-	for _, test := range []struct {
-		status   int
-		location string
-		cause    delivery.Cause
-	}{
-		{status: 200, cause: delivery.CauseOK},
-		{status: 204, cause: delivery.CauseOK},
-		{status: 299, cause: delivery.CauseOK},
-		{status: 301, location: elsewhere.URL, cause: delivery.CauseStatus},
-		{status: 302, location: "http://[broken", cause: delivery.CauseStatus},
-		{status: 304, cause: delivery.CauseStatus},
-		{status: 307, location: elsewhere.URL, cause: delivery.CauseStatus},
-		{status: 308, location: elsewhere.URL, cause: delivery.CauseStatus},
-		{status: 400, cause: delivery.CauseStatus},
-		{status: 410, cause: delivery.CauseStatus},
-		{status: 429, cause: delivery.CauseStatus},
-		{status: 500, cause: delivery.CauseStatus},
-		{status: 503, cause: delivery.CauseStatus},
-	} {
-		var requests atomic.Int32
-		server := merchant(t, func(w http.ResponseWriter, _ *http.Request) {
-			requests.Add(1)
-			if test.location != "" {
-				w.Header().Set("Location", test.location)
-			}
-			w.WriteHeader(test.status)
-		})
-		response := newClient(t).Post(t.Context(), endpoint(server.URL), message(), 1, allow)
-		require.Equal(t, test.cause, response.Cause, test.status)
-		require.Equal(t, test.status, response.StatusCode)
-		require.True(t, response.Sent)
-		require.Positive(t, response.Latency)
-		require.EqualValues(t, 1, requests.Load(), test.status)
-	}
-	require.Zero(t, strayed.Load(), "a redirect was followed")
 }
 
 func TestTheRequestIsAStandardWebhook(t *testing.T) {
@@ -261,6 +245,7 @@ func TestTheTimeoutBoundsEveryPart(t *testing.T) {
 		}
 	})
 	silent := listen(t, func(_ int, conn *net.TCPConn) { io.Copy(io.Discard, conn) })
+	nameless := nameServer(t, nil)
 	switched := listen(t, func(_ int, conn *net.TCPConn) {
 		readRequest(conn)
 		conn.Write([]byte("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: silence\r\n\r\n"))
@@ -273,10 +258,12 @@ func TestTheTimeoutBoundsEveryPart(t *testing.T) {
 		sent   bool
 		waits  bool
 	}{
-		"no answer":                     {url: merchant(t, hold).URL, cause: delivery.CauseTimeout, sent: true, waits: true},
-		"headers that do not end":       {url: "http://" + trickledHeaders, cause: delivery.CauseTimeout, sent: true, waits: true},
-		"a TLS handshake that hangs":    {url: "https://" + silent, cause: delivery.CauseTimeout, waits: true},
-		"a body that trickles":          {url: merchant(t, trickle(503)).URL, cause: delivery.CauseStatus, status: 503, sent: true, waits: true},
+		"a name that is not resolved":   {url: "http://merchant.example", cause: delivery.CauseTimeoutConnect, waits: true},
+		"a connection that hangs":       {url: "http://" + full(t), cause: delivery.CauseTimeoutConnect, waits: true},
+		"a TLS handshake that hangs":    {url: "https://" + silent, cause: delivery.CauseTimeoutTLS, waits: true},
+		"no answer":                     {url: merchant(t, hold).URL, cause: delivery.CauseTimeoutAnswer, sent: true, waits: true},
+		"headers that do not end":       {url: "http://" + trickledHeaders, cause: delivery.CauseTimeoutAnswer, sent: true, waits: true},
+		"a body that trickles":          {url: merchant(t, trickle(503)).URL, cause: delivery.CauseServerError, status: 503, sent: true, waits: true},
 		"a body that trickles after OK": {url: merchant(t, trickle(200)).URL, cause: delivery.CauseOK, status: 200, sent: true, waits: true},
 		"another protocol":              {url: "http://" + switched, cause: delivery.CauseStatus, status: 101, sent: true},
 	} {
@@ -285,7 +272,7 @@ func TestTheTimeoutBoundsEveryPart(t *testing.T) {
 			e := endpoint(test.url)
 			e.Timeout = timeout
 			began := time.Now()
-			response := newClient(t).Post(t.Context(), e, message(), 1, allow)
+			response := clientOver(t, &network{until: t.Context(), Dialer: net.Dialer{Resolver: resolver(t, nameless)}}).Post(t.Context(), e, message(), 1, allow)
 			took := time.Since(began)
 			require.Equal(t, test.cause, response.Cause)
 			require.Equal(t, test.status, response.StatusCode)
@@ -295,53 +282,6 @@ func TestTheTimeoutBoundsEveryPart(t *testing.T) {
 			if test.waits {
 				require.GreaterOrEqual(t, response.Latency, timeout, "the latency is of the whole attempt")
 			}
-		})
-	}
-}
-
-func TestFailuresOfTheConnectionAreValues(t *testing.T) {
-	t.Parallel()
-	closed, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	require.NoError(t, closed.Close())
-
-	reset := listen(t, func(_ int, conn *net.TCPConn) {
-		conn.Read(make([]byte, 1))
-		conn.SetLinger(0)
-	})
-	hangsUp := listen(t, func(_ int, conn *net.TCPConn) { readRequest(conn) })
-	babble := listen(t, func(_ int, conn *net.TCPConn) {
-		readRequest(conn)
-		conn.Write([]byte("220 smtp.example.com ESMTP\r\n"))
-	})
-	untrusted := httptest.NewUnstartedServer(http.NotFoundHandler())
-	untrusted.Config.ErrorLog = discard
-	untrusted.StartTLS()
-	t.Cleanup(untrusted.Close)
-	huge := merchant(t, func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("X-Huge", strings.Repeat("x", 100<<10))
-	})
-	for name, test := range map[string]struct {
-		url   string
-		cause delivery.Cause
-		sent  bool
-	}{
-		"refused":               {url: "http://" + closed.Addr().String(), cause: delivery.CauseConnection},
-		"reset":                 {url: "http://" + reset, cause: delivery.CauseConnection, sent: true},
-		"hung up":               {url: "http://" + hangsUp, cause: delivery.CauseConnection, sent: true},
-		"not HTTP":              {url: "http://" + babble, cause: delivery.CauseConnection, sent: true},
-		"untrusted certificate": {url: untrusted.URL, cause: delivery.CauseConnection},
-		"huge headers":          {url: huge.URL, cause: delivery.CauseConnection, sent: true},
-		"no such scheme":        {url: "gopher://127.0.0.1:1", cause: delivery.CauseConnection},
-		"no host":               {url: "http://", cause: delivery.CauseConnection},
-		"no URL":                {url: "http://[::1", cause: delivery.CauseInternal},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			response := newClient(t).Post(t.Context(), endpoint(test.url), message(), 1, allow)
-			require.Equal(t, test.cause, response.Cause)
-			require.Zero(t, response.StatusCode)
-			require.Equal(t, test.sent, response.Sent)
 		})
 	}
 }
@@ -388,8 +328,142 @@ func TestTheAnswerIsBounded(t *testing.T) {
 }
 
 func TestNoProxyIsTakenFromTheEnvironment(t *testing.T) {
+	proxy := listen(t, func(int, *net.TCPConn) { t.Error("a proxy was asked") })
+	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"} {
+		t.Setenv(name, "http://"+proxy)
+	}
+	server := merchant(t, func(http.ResponseWriter, *http.Request) {})
+	var dialled []string
+	client := clientOver(t, dials(func(ctx context.Context, kind, addr string) (net.Conn, error) {
+		dialled = append(dialled, addr)
+		return (&net.Dialer{}).DialContext(ctx, kind, server.Listener.Addr().String())
+	}))
+	response := client.Post(t.Context(), endpoint("http://merchant.example/hooks"), message(), 1, allow)
+	require.Equal(t, delivery.CauseOK, response.Cause)
+	require.Equal(t, []string{"merchant.example:80"}, dialled) // net/http never asks a proxy about 127.0.0.1
+}
+
+// dials is a network of that function.
+type dials func(ctx context.Context, kind, addr string) (net.Conn, error)
+
+func (dials) CheckURL(context.Context, string) error { return nil }
+
+func (d dials) DialContext(ctx context.Context, kind, addr string) (net.Conn, error) {
+	return d(ctx, kind, addr)
+}
+
+func TestNoCookieIsKept(t *testing.T) {
 	t.Parallel()
-	require.Nil(t, newClient(t).Proxy())
+	var cookies atomic.Int32
+	server := merchant(t, func(w http.ResponseWriter, r *http.Request) {
+		cookies.Add(int32(len(r.Cookies())))
+		http.SetCookie(w, &http.Cookie{Name: "session", Value: "of the first webhook", Path: "/"})
+	})
+	client := newClient(t)
+	for range 2 {
+		require.Equal(t, delivery.CauseOK, client.Post(t.Context(), endpoint(server.URL), message(), 1, allow).Cause)
+	}
+	require.Zero(t, cookies.Load())
+}
+
+func TestABombStaysPacked(t *testing.T) {
+	t.Parallel()
+	var bomb bytes.Buffer
+	packer := gzip.NewWriter(&bomb)
+	packer.Write(make([]byte, 10<<20))
+	require.NoError(t, packer.Close())
+	server := merchant(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Encoding", "gzip")
+		w.Write(bomb.Bytes())
+	})
+	response := newClient(t).Post(t.Context(), endpoint(server.URL), message(), 1, allow)
+	require.Equal(t, delivery.CauseOK, response.Cause)
+	require.Equal(t, bomb.Bytes()[:1024], response.Answer)
+}
+
+func TestWhatBreaksAfterThe2xxTakesNothingBack(t *testing.T) {
+	t.Parallel()
+	for name, rest := range map[string]string{
+		"reset in the body": "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nthe beginning",
+		"a broken chunk":    "HTTP/1.1 202 Accepted\r\nTransfer-Encoding: chunked\r\n\r\nd\r\nthe beginning\r\nnonsense\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			addr := listen(t, func(_ int, conn *net.TCPConn) {
+				readRequest(conn)
+				conn.Write([]byte(rest))
+				conn.CloseWrite()
+			})
+			response := newClient(t).Post(t.Context(), endpoint("http://"+addr), message(), 1, allow)
+			require.Equal(t, delivery.CauseOK, response.Cause)
+			require.Equal(t, "the beginning", string(response.Answer))
+		})
+	}
+}
+
+func TestAConnectionThatClosesUnderARequestMakesNoDuplicate(t *testing.T) {
+	t.Parallel()
+	var handled atomic.Int32
+	addr := listen(t, func(number int, conn *net.TCPConn) {
+		if readRequest(conn) != nil {
+			return
+		}
+		handled.Add(1)
+		answer(conn)
+		if number == 1 && readRequest(conn) == nil {
+			handled.Add(1) // and the answer is lost: nobody can know that it was handled
+		}
+	})
+	e := endpoint("http://" + addr)
+	e.Headers = map[string]string{"Idempotency-Key": "one", "X-Idempotency-Key": "one"} // with which net/http would send it again
+	client := newClient(t)
+	require.Equal(t, delivery.CauseOK, client.Post(t.Context(), e, message(), 1, allow).Cause)
+	response := client.Post(t.Context(), e, message(), 1, allow)
+	require.Equal(t, delivery.CauseReset, response.Cause)
+	require.True(t, response.Sent)
+	require.EqualValues(t, 2, handled.Load())
+}
+
+func TestAnAnswerOverHTTP2IsBoundedToo(t *testing.T) {
+	t.Parallel()
+	var connections atomic.Int32
+	written := make(chan int, 1)
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/short" {
+			http.Error(w, "no such order over "+r.Proto, http.StatusBadRequest)
+			return
+		}
+		total := 0
+		for {
+			n, err := w.Write(make([]byte, 4<<10))
+			total += n
+			if err != nil {
+				written <- total
+				return
+			}
+		}
+	}))
+	server.Config.ErrorLog = discard
+	server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			connections.Add(1)
+		}
+	}
+	server.EnableHTTP2 = true
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	client := newClient(t)
+	client.Trust(pool(server.Certificate()))
+
+	endless := client.Post(t.Context(), endpoint(server.URL+"/endless"), message(), 1, allow)
+	require.Equal(t, delivery.CauseOK, endless.Cause)
+	require.Len(t, endless.Answer, 1024)
+	require.Less(t, <-written, 1<<20, "what is on the way is bounded, too")
+	short := client.Post(t.Context(), endpoint(server.URL+"/short"), message(), 1, allow)
+	require.Equal(t, delivery.CauseStatus, short.Cause)
+	require.Equal(t, "no such order over HTTP/2.0\n", string(short.Answer))
+	require.Equal(t, "text/plain", short.ContentType)
+	require.EqualValues(t, 1, connections.Load(), "the connection of an answer that was cut serves others")
 }
 
 func TestTheEndOfTheProcessCutsARequest(t *testing.T) {
@@ -401,6 +475,95 @@ func TestTheEndOfTheProcessCutsARequest(t *testing.T) {
 		<-r.Context().Done()
 	})
 	response := newClient(t).Post(ctx, endpoint(server.URL), message(), 1, allow)
-	require.Equal(t, delivery.CauseConnection, response.Cause)
+	require.Equal(t, delivery.CauseInternal, response.Cause, "the endpoint did nothing wrong")
 	require.True(t, response.Sent)
+}
+
+func TestOnlyPlacesThatMayBeReachedAre(t *testing.T) {
+	t.Parallel()
+	server := merchant(t, func(http.ResponseWriter, *http.Request) {})
+	var open, ports egress.Config
+	require.NoError(t, open.Allow.UnmarshalText([]byte(server.Listener.Addr().String())))
+	ports.Ports = []uint16{443}
+	for name, test := range map[string]struct {
+		config egress.Config
+		url    string
+		cause  delivery.Cause
+		says   string
+	}{
+		"on the list":                   {config: open, url: server.URL, cause: delivery.CauseOK},
+		"http and private":              {config: ports, url: server.URL, cause: delivery.CauseBlocked, says: "loopback"},
+		"https and private":             {config: ports, url: "https://127.0.0.1", cause: delivery.CauseBlocked, says: "loopback"},
+		"http on the port of https":     {config: ports, url: "http://192.0.32.8:443", cause: delivery.CauseBlocked, says: "https"},
+		"http by name":                  {config: ports, url: "http://example.com:443", cause: delivery.CauseBlocked, says: "https"},
+		"https on the port of SMTP":     {config: ports, url: "https://example.com:25", cause: delivery.CauseBlocked, says: "port"},
+		"another scheme":                {config: open, url: "gopher://127.0.0.1", cause: delivery.CauseBlocked, says: "https"},
+		"another port of one that may":  {config: open, url: "http://127.0.0.1:1", cause: delivery.CauseBlocked, says: "loopback"},
+		"one that may, by another name": {config: open, url: "http://localhost:1", cause: delivery.CauseBlocked, says: "single label"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			asked := false
+			response := clientOver(t, egress.New(test.config)).Post(t.Context(), endpoint(test.url), message(), 1, func() error {
+				asked = true
+				return nil
+			})
+			require.Equal(t, test.cause, response.Cause)
+			sent := test.cause == delivery.CauseOK
+			require.Equal(t, sent, response.Sent)
+			require.Equal(t, sent, asked)
+			require.Contains(t, string(response.Answer), test.says)
+			require.NotContains(t, string(response.Answer), "127.0.0.1")
+		})
+	}
+}
+
+func TestAConnectionIsMadeInItsOwnTime(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		dial  dials
+		cause delivery.Cause
+	}{
+		"TCP": {func(ctx context.Context, _, _ string) (net.Conn, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}, delivery.CauseTimeoutConnect},
+		"TLS": {func(context.Context, string, string) (net.Conn, error) {
+			ours, theirs := net.Pipe()
+			go io.Copy(io.Discard, theirs)
+			return ours, nil
+		}, delivery.CauseTimeoutTLS},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				e := endpoint("https://merchant.example")
+				e.Timeout = 30 * time.Second
+				response := clientOver(t, test.dial).Post(t.Context(), e, message(), 1, allow)
+				require.Equal(t, deliver.Response{Cause: test.cause, Latency: 5 * time.Second}, response)
+			})
+		})
+	}
+}
+
+func TestTrySaysWhatWasSent(t *testing.T) {
+	t.Parallel()
+	got := make(chan http.Header, 1)
+	server := merchant(t, func(w http.ResponseWriter, r *http.Request) {
+		got <- r.Header.Clone()
+		w.Header().Set("Content-Type", "Text/Plain; charset=utf-8")
+	})
+	e := endpoint(server.URL)
+	e.Headers = map[string]string{"x-tenant": "acme"}
+	sent, response := newClient(t).Try(t.Context(), e, message())
+	require.Equal(t, delivery.CauseOK, response.Cause)
+	require.Equal(t, "text/plain", response.ContentType)
+	received := <-got
+	received.Del("Content-Length")
+	require.Equal(t, received, sent)
+
+	e.Secrets = nil
+	sent, response = newClient(t).Try(t.Context(), e, message())
+	require.Equal(t, delivery.CauseNoSecret, response.Cause)
+	require.Nil(t, sent)
 }

@@ -14,27 +14,39 @@ type Guard func() error
 // and before anything is on the wire. A body that asks when it is read would be too late: net/http sends the
 // headers of a body of unknown type, and of any HTTP/2 request, before it reads from it.
 type turnstile struct {
-	guard  Guard
-	cancel context.CancelFunc
-	passed bool
-	denied bool
+	guard    Guard
+	cancel   context.CancelFunc
+	progress progress
+	passed   bool
+	denied   bool
 }
 
 // watch returns the context of a request that has to pass. Its hook runs in RoundTrip's own goroutine, once for
 // each connection that net/http tries: it takes another one only where nothing went over the first.
 func (t *turnstile) watch(ctx context.Context) context.Context {
 	ctx, t.cancel = context.WithCancel(ctx)
-	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {
-		t.denied = t.denied || t.guard() != nil
-		if !t.denied && ctx.Err() == nil { // a request whose time is up already is not worth a duplicate
+	trace := t.progress.trace()
+	trace.GotConn = func(info httptrace.GotConnInfo) {
+		if ctx.Err() == nil { // else the time was up in the phase that stands
+			t.ask(ctx)
+		}
+		if !t.denied && ctx.Err() == nil {
 			t.passed = true
+			t.progress.enter(requesting)
 			return
 		}
 		t.cancel() // HTTP/2 looks at it before it writes the headers, and ends the loop over connections
 		if !multiplexed(info.Conn) {
 			info.Conn.Close()
 		}
-	}})
+	}
+	return httptrace.WithClientTrace(ctx, trace)
+}
+
+// ask asks the guard. One that takes until the time is up has denied: a request that nobody waits for is not worth a
+// duplicate, and its endpoint did nothing wrong.
+func (t *turnstile) ask(ctx context.Context) {
+	t.denied = t.denied || t.guard() != nil || ctx.Err() != nil
 }
 
 // multiplexed reports whether other requests share the connection.

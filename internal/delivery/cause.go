@@ -9,37 +9,31 @@ const (
 
 	CauseDNS             Cause = "dns"
 	CauseRefused         Cause = "refused"
-	CauseReset           Cause = "reset"       // the connection broke before the answer was there
+	CauseReset           Cause = "reset"       // the connection broke before there was an answer
 	CauseUnreachable     Cause = "unreachable" // no route, or another failure of the network
 	CauseTLSExpired      Cause = "tls_expired"
 	CauseTLSHost         Cause = "tls_wrong_host"
 	CauseTLSAuthority    Cause = "tls_unknown_ca"
-	CauseTLS             Cause = "tls" // any other failure of the handshake
-	CauseTimeoutConnect  Cause = "timeout_connect"
+	CauseTLS             Cause = "tls"             // any other failure of the handshake
+	CauseTimeoutConnect  Cause = "timeout_connect" // in the lookup of the name, or in TCP
 	CauseTimeoutTLS      Cause = "timeout_tls"
 	CauseTimeoutAnswer   Cause = "timeout_answer" // connected, and the request sent as far as it went
-	CauseProtocol        Cause = "protocol"       // what came is no HTTP
+	CauseProtocol        Cause = "protocol"       // what came is no HTTP, or has headers beyond 64 KiB
 	CauseBlocked         Cause = "blocked"        // the guard of addresses lets nothing go there
-	CauseRedirect        Cause = "redirect"
-	CauseUnauthorized    Cause = "unauthorized" // 401, 403
+	CauseRedirect        Cause = "redirect"       // 3xx
+	CauseUnauthorized    Cause = "unauthorized"   // 401, 403
 	CauseNotFound        Cause = "not_found"
 	CauseGone            Cause = "gone" // 410: the endpoint is disabled
 	CausePayloadTooLarge Cause = "payload_too_large"
 	CauseRateLimited     Cause = "rate_limited"
-	CauseHTML            Cause = "html" // a page for people, not the endpoint's own answer
+	CauseHTML            Cause = "html" // a page for people, where the status says nothing better: see internal/deliver
 	CauseServerError     Cause = "server_error"
 	CauseStatus          Cause = "status" // any other answer that is not 2xx
 )
 
-// The causes of before the phases were told apart.
-const (
-	CauseTimeout    Cause = "timeout"
-	CauseConnection Cause = "connection"
-)
-
 // What ends, or postpones, a delivery without an answer of its endpoint.
 const (
-	CauseInternal     Cause = "internal"        // a defect or a setting of ours: nothing was sent
+	CauseInternal     Cause = "internal"        // a defect, a setting or the end of this process
 	CauseNotVisible   Cause = "not_visible"     // the event's row cannot be seen yet: no attempt was made
 	CauseNotStarted   Cause = "not_started"     // the batch's time was up before its turn: no attempt was made
 	CauseOpen         Cause = "open"            // handed over while the endpoint had not answered yet
@@ -69,19 +63,19 @@ var explanations = map[Cause]Explanation{
 	CauseTLSExpired:      {"the endpoint's TLS certificate has expired or is not valid yet", "renew the certificate, and check the server's clock"},
 	CauseTLSHost:         {"the endpoint's TLS certificate is for another host name", "issue a certificate that names the URL's host"},
 	CauseTLSAuthority:    {"the endpoint's TLS certificate is signed by an authority that is not trusted", "use a certificate of a public authority, and send the intermediate certificates with it"},
-	CauseTLS:             {"the TLS handshake broke", "allow TLS 1.2 or newer with current cipher suites, and check that the port speaks TLS"},
-	CauseTimeoutConnect:  {"no connection within the time-out", "check that the firewall lets our addresses in: it seems to drop packets"},
+	CauseTLS:             {"the TLS handshake broke", "allow TLS 1.2 or newer with current cipher suites, ask for no client certificate, and check that the port speaks TLS"},
+	CauseTimeoutConnect:  {"no connection within the time-out", "check that the host name resolves quickly, and that the firewall lets our addresses in: it seems to drop packets"},
 	CauseTimeoutTLS:      {"the TLS handshake did not end within the time-out", "check the load of the server or proxy that ends TLS"},
 	CauseTimeoutAnswer:   {"the endpoint did not answer within the time-out", "answer 2xx first and do the work afterwards, or raise the endpoint's time-out"},
-	CauseProtocol:        {"what answered does not speak HTTP", "check the port in the URL"},
-	CauseBlocked:         {"the URL leads to an address that webhooks must not go to", "use a public https address"},
+	CauseProtocol:        {"what answered does not speak HTTP, or sends more than 64 KiB of headers", "check the port in the URL"},
+	CauseBlocked:         {"the URL leads to where webhooks must not go", "use https and a public address"},
 	CauseRedirect:        {"the endpoint redirects, and webhooks follow no redirect", "set the URL to where the redirect leads"},
 	CauseUnauthorized:    {"the endpoint refused the webhook as unauthorized", "check that it verifies with the present secret, and that no login stands before it"},
 	CauseNotFound:        {"there is nothing at the URL's path", "check the path, and that the route takes POST"},
 	CauseGone:            {"the endpoint answered 410, so it has been disabled", "enable it when it should get webhooks again; what was parked meanwhile can be sent or dropped then"},
 	CausePayloadTooLarge: {"the endpoint takes no body of this size", "raise the server's limit to 1 MiB"},
 	CauseRateLimited:     {"the endpoint asked to slow down", "raise its limit; Retry-After is honoured"},
-	CauseHTML:            {"a web page answered, as a firewall's challenge or a maintenance page would", "let webhooks through without a challenge"},
+	CauseHTML:            {"a web page answered, as a firewall's challenge or a login would", "let webhooks through without a challenge"},
 	CauseServerError:     {"the endpoint failed with a 5xx", "look into the server's log at the time of the attempt"},
 	CauseStatus:          {"the endpoint answered something other than 2xx", "answer 2xx when the webhook has been stored"},
 

@@ -21,6 +21,7 @@ import (
 	"github.com/hookline/hookline/internal/deliver"
 	"github.com/hookline/hookline/internal/delivery"
 	"github.com/hookline/hookline/internal/dispatch"
+	"github.com/hookline/hookline/internal/egress"
 	"github.com/hookline/hookline/internal/event"
 )
 
@@ -98,7 +99,9 @@ func TestTheJournalNamesWhatHappenedAndHoldsNothingToBeKept(t *testing.T) {
 		Secrets: []delivery.Secret{{Value: "whsec_" + secret}},
 	}}
 	ledger.refusals.Store(2) // so that there is a record step, too
-	poster := deliver.NewClient(1)
+	var local egress.Config
+	require.NoError(t, local.Allow.UnmarshalText([]byte("127.0.0.1")))
+	poster := deliver.NewClient(1, egress.New(local))
 	defer poster.Close()
 	d := dispatch.New(t.Context(), dispatch.Config{Route: "inhouse", Schedule: delivery.Schedule{time.Hour}}, ledger, vault{inBody}, poster, silent(), prometheus.NewRegistry())
 	defer func() { require.NoError(t, d.Close(context.WithoutCancel(t.Context()))) }()
