@@ -16,7 +16,8 @@ import (
 var ErrUndecodable = errors.New("not a record of domain_events")
 
 // DecodeRecord reads a Kafka value as cdc-relay and Sequin's "path: record" write it: the row of
-// domain_events as a JSON object. Columns that a pointer does not need are ignored.
+// domain_events as a JSON object. Columns that a pointer does not need are ignored. It also reads the message that
+// Sequin writes where that transform was forgotten. With an error comes what could be read, such as the id.
 func DecodeRecord(value []byte) (Ref, error) {
 	var ref Ref
 	if !utf8.Valid(value) {
@@ -24,6 +25,12 @@ func DecodeRecord(value []byte) (Ref, error) {
 	}
 	if err := json.Unmarshal(value, &ref); err != nil {
 		return ref, fmt.Errorf("%w: %w", ErrUndecodable, err)
+	}
+	if ref == (Ref{}) { // not one of the columns: no row
+		var err error
+		if ref, err = decodeMessage(value); err != nil {
+			return ref, fmt.Errorf("%w: %w", ErrUndecodable, err)
+		}
 	}
 	switch {
 	case bytes.ContainsRune(value, 0) || strings.ContainsRune(ref.MerchantID+ref.Type+ref.ObjectType+ref.ObjectID, 0):
@@ -38,6 +45,44 @@ func DecodeRecord(value []byte) (Ref, error) {
 		return ref, fmt.Errorf("%w: object_version is not positive", ErrUndecodable)
 	case ref.TxID < 1:
 		return ref, fmt.Errorf("%w: txid is not positive", ErrUndecodable)
+	}
+	return ref, nil
+}
+
+// The table that Sequin's messages must be of, and those of its actions that bring an event: a row that was written, and
+// one that a backfill reads. A row that changes or goes is no event, and of an update Sequin does not even know every
+// value: what is stored out of line and did not change is the text "unchanged_toast".
+const (
+	messageSchema = "public"
+	messageTable  = "domain_events"
+	actionInsert  = "insert"
+	actionRead    = "read"
+)
+
+// decodeMessage reads the row out of Sequin's message. A value that is none leaves the Ref empty.
+func decodeMessage(value []byte) (Ref, error) {
+	var message struct {
+		Record   *Ref   `json:"record"`
+		Action   string `json:"action"`
+		Metadata struct {
+			Schema string `json:"table_schema"`
+			Table  string `json:"table_name"`
+		} `json:"metadata"`
+	}
+	err := json.Unmarshal(value, &message)
+	var ref Ref
+	if message.Record != nil {
+		ref = *message.Record
+	}
+	switch {
+	case err != nil:
+		return ref, err
+	case message.Record == nil:
+		return ref, nil
+	case message.Metadata.Schema != messageSchema || message.Metadata.Table != messageTable:
+		return ref, fmt.Errorf("a message about the table %.100q.%.100q", message.Metadata.Schema, message.Metadata.Table)
+	case message.Action != actionInsert && message.Action != actionRead:
+		return ref, fmt.Errorf("a message about the action %.100q, which is no event", message.Action)
 	}
 	return ref, nil
 }

@@ -44,19 +44,3 @@ func TestDecodeRecordRefusesWhatCannotBeAnEvent(t *testing.T) {
 		require.ErrorIs(t, err, event.ErrUndecodable, name)
 	}
 }
-
-func FuzzDecodeRecord(f *testing.F) {
-	f.Add([]byte(record))
-	f.Add([]byte(`{"id":null}`))
-	f.Fuzz(func(t *testing.T, value []byte) {
-		ref, err := event.DecodeRecord(value)
-		if err != nil {
-			require.ErrorIs(t, err, event.ErrUndecodable)
-			return
-		}
-		require.NotEqual(t, uuid.Nil, ref.ID)
-		require.NotEmpty(t, ref.MerchantID)
-		require.Positive(t, ref.ObjectVersion)
-		require.Positive(t, ref.TxID)
-	})
-}

@@ -49,7 +49,8 @@ const omitted = `null,"payload_omitted":true`
 //
 // In two points it is more faithful than Sequin, which decodes a json value and encodes it again: here it is
 // the database's own text, so that numbers keep their digits (1.10, and what a double cannot hold), and the
-// keys of jsonb their own order. To a JSON reader the two are the same object.
+// keys of jsonb their own order. To a JSON reader the two are the same object. A column of type time, timetz or interval
+// would be written otherwise than by Sequin, which cuts off fractions of a second and makes an interval an object.
 type encoder struct {
 	relation *wal.Relation
 	fields   []field

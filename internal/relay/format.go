@@ -128,7 +128,7 @@ func appendTimestamp(dst, text []byte) []byte {
 	if out, ok := appendClock(dst, text); ok {
 		return append(out, '"')
 	}
-	return appendString(dst, text) // infinity, or before Christ
+	return appendString(dst, text) // infinity, before Christ, or after 9999
 }
 
 // appendTimestampTZ writes "2026-02-23 12:00:00.1+00" as "2026-02-23T12:00:00.100000Z".
@@ -147,10 +147,10 @@ func appendTimestampTZ(dst, text []byte) []byte {
 	return appendString(dst, text)
 }
 
-// appendClock writes date and time with exactly 6 decimals, without the closing quote.
+// appendClock writes date and time with exactly 6 decimals, without the closing quote. Years have four digits, as in ISO 8601.
 func appendClock(dst, text []byte) ([]byte, bool) {
 	space := bytes.IndexByte(text, ' ')
-	if space < 0 {
+	if space != len("2006-01-02") {
 		return dst, false
 	}
 	clock := text[space+1:]
