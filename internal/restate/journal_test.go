@@ -144,7 +144,7 @@ func TestTheJournalNamesWhatHappenedAndHoldsNothingToBeKept(t *testing.T) {
 	}
 	text := everything.String()
 	require.Equal(t, []string{"deliver", "record"}, steps)
-	for _, want := range []string{one.ID.String(), two.ID.String(), ledger.endpoint.ID.String(), `"status_code":503`, `"latency_ms":`, `"cause":"status"`} {
+	for _, want := range []string{one.ID.String(), two.ID.String(), ledger.endpoint.ID.String(), `"status_code":503`, `"latency_ms":`, `"cause":"server_error"`} {
 		require.Contains(t, text, want)
 	}
 	for _, hidden := range []string{inBody, inURL, inAnswer, secret, merchant.URL, "whsec_", "webhook-signature"} {
