@@ -30,7 +30,7 @@ type pipeline struct {
 
 func newPipeline(b *bench) *pipeline {
 	return &pipeline{
-		b: b, ledger: postgres.NewLedger(b.db.Pool(b.t, migrations.RoleWorker)),
+		b: b, ledger: postgres.NewLedger(b.db.Pool(b.t, migrations.RoleWorker), postgres.LedgerOptions{}),
 		feed: postgres.NewEventStore(b.db.Pool(b.t, migrations.RoleReader)),
 	}
 }
@@ -146,7 +146,7 @@ func TestADroppedSlotUnderLoadLosesNothingOnceTheReconcilerHasLooked(t *testing.
 
 	reconciler := reconcile.New(reconcile.Config{
 		Interval: 50 * time.Millisecond, Grace: 300 * time.Millisecond, OverAge: time.Hour, Rate: 10_000, Retention: time.Hour,
-	}, p, p.ledger, p, p, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	}, p, p.ledger, p, p, nil, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 	running.Go(func() { _ = reconciler.Run(ctx) })
 	require.Eventually(t, func() bool {
 		planned := p.planned()

@@ -41,7 +41,7 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 		return err
 	}
 	o.API, o.Worker = status.Address(stack.PaymentsAPI), status.Address(stack.WebhookWorker)
-	o.DSN, o.Kafka = status.DSN, status.Kafka
+	o.DSN, o.Keys, o.Kafka = status.DSN, status.Keys, status.Kafka
 	o.Topic = kafka.Config{Brokers: []string{status.Address(stack.Kafka)}, Topic: stack.Topic}
 	for _, c := range status.Components {
 		o.Components = append(o.Components, bench.Component{Name: c.Name, PID: c.PID})

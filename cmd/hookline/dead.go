@@ -407,5 +407,5 @@ func openLedger(ctx context.Context, dir string) (openedLedger, stack.Status, er
 	if err != nil {
 		return openedLedger{}, status, fmt.Errorf("%s: %w", envDatabaseURL, err)
 	}
-	return openedLedger{Ledger: postgres.NewLedger(pool), Close: pool.Close}, status, nil
+	return openedLedger{Ledger: postgres.NewLedger(pool, postgres.LedgerOptions{}), Close: pool.Close}, status, nil
 }

@@ -57,7 +57,7 @@ func TestMistakesAboutDeadRecordsAreOneLine(t *testing.T) {
 // graveyard is a ledger with one record of each kind, and an ingress that plans what is handed over.
 func graveyard(t *testing.T) (*postgres.Ledger, *redrive.Redriver, event.Ref) {
 	t.Helper()
-	ledger := postgres.NewLedger(pgtest.New(t).Pool(t, migrations.RoleWorker))
+	ledger := postgres.NewLedger(pgtest.New(t).Pool(t, migrations.RoleWorker), postgres.LedgerOptions{})
 	ref := event.Ref{ID: uuid.Must(uuid.NewV7()), TxID: 7, Type: "payment.failed", ObjectType: "payment", ObjectID: "p", ObjectVersion: 1, MerchantID: "m"}
 	value, err := json.Marshal(ref)
 	require.NoError(t, err)

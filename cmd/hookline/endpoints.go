@@ -5,28 +5,30 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"net/url"
 	"os"
 	"slices"
 	"strings"
 	"text/tabwriter"
 
+	"github.com/hookline/hookline/internal/egress"
+	"github.com/hookline/hookline/internal/endpoint"
 	"github.com/hookline/hookline/internal/fault"
+	"github.com/hookline/hookline/internal/platform/config"
 	"github.com/hookline/hookline/internal/postgres"
+	"github.com/hookline/hookline/internal/seal"
 	"github.com/hookline/hookline/internal/stack"
 )
 
 const envDatabaseURL = "DATABASE_URL"
 
-func endpoints(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+func endpoints(ctx context.Context, args []string, stdout, _ io.Writer) error {
 	const verbs = "want `endpoints add` or `endpoints list`"
 	if len(args) == 0 {
 		return wrongUsage(verbs)
 	}
 	switch args[0] {
 	case "add":
-		return addEndpoint(ctx, args[1:], stdout, stderr)
+		return addEndpoint(ctx, args[1:], stdout)
 	case "list":
 		return listEndpoints(ctx, args[1:], stdout)
 	case "-h", "-help", "--help":
@@ -36,7 +38,7 @@ func endpoints(ctx context.Context, args []string, stdout, stderr io.Writer) err
 	}
 }
 
-func addEndpoint(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+func addEndpoint(ctx context.Context, args []string, stdout io.Writer) error {
 	fs := newFlags("endpoints add")
 	dir := dirFlag(fs)
 	merchant := fs.String("merchant", "", "`id` of the merchant (required)")
@@ -51,18 +53,12 @@ func addEndpoint(ctx context.Context, args []string, stdout, stderr io.Writer) e
 	if *merchant == "" || *target == "" {
 		return wrongUsage("--merchant and --url are required")
 	}
-	store, embedded, err := openEndpoints(ctx, *dir)
+	store, err := openEndpoints(ctx, *dir)
 	if err != nil {
 		return err
 	}
 	defer store.Close()
-	if risk := risky(*target); risk != "" {
-		if !embedded {
-			return fmt.Errorf("%s: only the embedded stack takes such an endpoint", risk)
-		}
-		fmt.Fprintf(stderr, "note: %s; the embedded stack takes such an endpoint, a production ledger does not\n", risk)
-	}
-	added, whsec, err := store.Add(ctx, postgres.NewEndpoint{MerchantID: *merchant, URL: *target, Description: *description, Secret: *secret})
+	added, whsec, err := store.Add(ctx, endpoint.Spec{MerchantID: *merchant, URL: *target, Description: *description, Secret: *secret})
 	if invalid, ok := errors.AsType[*fault.Error](err); ok && len(invalid.Fields) > 0 {
 		var problems []string
 		for field, problem := range invalid.Fields {
@@ -76,7 +72,7 @@ func addEndpoint(ctx context.Context, args []string, stdout, stderr io.Writer) e
 	}
 	if *asJSON {
 		return printJSON(stdout, struct {
-			postgres.Endpoint
+			endpoint.Endpoint
 			Secret string `json:"secret"`
 		}{added, whsec})
 	}
@@ -99,7 +95,7 @@ func listEndpoints(ctx context.Context, args []string, stdout io.Writer) error {
 		"Lists the endpoints of the running stack, or of the ledger at "+envDatabaseURL+" where that is set."); err != nil {
 		return err
 	}
-	store, _, err := openEndpoints(ctx, *dir)
+	store, err := openEndpoints(ctx, *dir)
 	if err != nil {
 		return err
 	}
@@ -110,10 +106,10 @@ func listEndpoints(ctx context.Context, args []string, stdout io.Writer) error {
 	}
 	if *asJSON {
 		if all == nil {
-			all = []postgres.Endpoint{}
+			all = []endpoint.Endpoint{}
 		}
 		return printJSON(stdout, struct {
-			Endpoints []postgres.Endpoint `json:"endpoints"`
+			Endpoints []endpoint.Endpoint `json:"endpoints"`
 		}{all})
 	}
 	tw := tabwriter.NewWriter(stdout, 0, 4, 2, ' ', 0)
@@ -127,46 +123,45 @@ func listEndpoints(ctx context.Context, args []string, stdout io.Writer) error {
 	return tw.Flush()
 }
 
-// endpointStore is the store with the pool that it owns.
-type endpointStore struct {
-	*postgres.EndpointStore
+// openedEndpoints are the endpoints of a ledger, with the pool that reaches it.
+type openedEndpoints struct {
+	*endpoint.Manager
 	Close func()
 }
 
+// endpointSettings are those of endpoints in a ledger at DATABASE_URL.
+type endpointSettings struct {
+	Egress egress.Config
+	Keys   seal.Keyring `env:"ENCRYPTION_KEYS,required,notEmpty" secret:"true"`
+}
+
 // openEndpoints connects to the ledger at DATABASE_URL, or to the embedded stack's.
-func openEndpoints(ctx context.Context, dir string) (endpointStore, bool, error) {
-	dsn, embedded := os.Getenv(envDatabaseURL), false
-	if dsn == "" {
+func openEndpoints(ctx context.Context, dir string) (openedEndpoints, error) {
+	dsn := os.Getenv(envDatabaseURL)
+	var settings endpointSettings
+	var guard *egress.Guard
+	var err error
+	if dsn != "" {
+		if settings, err = config.Load(settings, os.Environ()); err != nil {
+			return openedEndpoints{}, err
+		}
+		guard = egress.New(settings.Egress)
+	} else {
 		status, err := stack.ReadStatus(ctx, dir)
 		if err != nil {
-			return endpointStore{}, false, err
+			return openedEndpoints{}, err
 		}
 		if status.State(stack.Postgres) != stack.StateReady {
-			return endpointStore{}, false, errors.New("the stack does not run: hookline up starts it; or set " + envDatabaseURL + " to another ledger")
+			return openedEndpoints{}, errors.New("the stack does not run: hookline up starts it; or set " + envDatabaseURL + " to another ledger")
 		}
-		dsn, embedded = status.DSN, true
+		dsn, settings.Keys = status.DSN, status.Keys
+		if guard, err = stack.EmbeddedGuard(); err != nil {
+			return openedEndpoints{}, err
+		}
 	}
 	pool, err := postgres.NewPool(ctx, dsn, postgres.Options{ApplicationName: "hookline endpoints"})
 	if err != nil {
-		return endpointStore{}, false, fmt.Errorf("%s: %w", envDatabaseURL, err)
+		return openedEndpoints{}, fmt.Errorf("%s: %w", envDatabaseURL, err)
 	}
-	return endpointStore{EndpointStore: postgres.NewEndpointStore(pool), Close: pool.Close}, embedded, nil
-}
-
-// risky says why an endpoint is not one for production; empty where it is.
-func risky(target string) string {
-	u, err := url.Parse(target)
-	if err != nil {
-		return "" // the store says what is wrong with it
-	}
-	host := u.Hostname()
-	ip := net.ParseIP(host)
-	switch {
-	case host == "localhost" || ip != nil && (ip.IsLoopback() || ip.IsPrivate() || ip.IsLinkLocalUnicast() || ip.IsUnspecified()):
-		return host + " is an address of this machine or network"
-	case u.Scheme == "http":
-		return "webhooks to http:// travel in the clear"
-	default:
-		return ""
-	}
+	return openedEndpoints{Manager: stack.Endpoints(pool, settings.Keys, guard), Close: pool.Close}, nil
 }

@@ -11,9 +11,11 @@ import (
 	"github.com/twmb/franz-go/plugin/kprom"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/hookline/hookline/internal/apiclient"
 	"github.com/hookline/hookline/internal/dataclient"
 	"github.com/hookline/hookline/internal/deliver"
 	"github.com/hookline/hookline/internal/dispatch"
+	"github.com/hookline/hookline/internal/egress"
 	"github.com/hookline/hookline/internal/intake"
 	"github.com/hookline/hookline/internal/kafka"
 	"github.com/hookline/hookline/internal/platform/httpserver"
@@ -41,13 +43,20 @@ func run(ctx context.Context, cfg config, log *slog.Logger) error {
 		return err
 	}
 	defer pool.Close()
-	ledger := postgres.NewLedger(pool)
+	ledger := postgres.NewLedger(pool, postgres.LedgerOptions{Keys: cfg.EncryptionKeys, DisableAfter: cfg.DisableAfter})
 	data, err := dataclient.New(cfg.DataServiceURL, cfg.DataServiceToken, dataclient.Options{})
 	if err != nil {
 		return err
 	}
 	defer data.Close()
-	client := deliver.NewClient(cfg.IdlePerHost)
+	api, err := apiclient.New(cfg.PaymentsAPIURL, cfg.PaymentsAPIToken)
+	if err != nil {
+		return err
+	}
+	defer api.Close()
+	guard := egress.New(cfg.Egress)
+	guard.LogAllowlist(ctx, log)
+	client := deliver.NewClient(cfg.IdlePerHost, guard)
 	defer client.Close()
 
 	dispatcher := dispatch.New(ctx, dispatch.Config{
@@ -64,13 +73,13 @@ func run(ctx context.Context, cfg config, log *slog.Logger) error {
 	registrar := restate.NewRegistrar(cfg.RegistrarConfig, subscription, cfg.APIToken, log)
 	calls := restate.NewClient(cfg.IngressURL, intake.MaxInFlight)
 	defer calls.Close()
-	reconciler := reconcile.New(cfg.Reconcile, data, ledger, registrar, calls, log, registry)
+	reconciler := reconcile.New(cfg.Reconcile, data, ledger, registrar, calls, api, log, registry)
 
 	var consumer *kafka.Consumer
 	server, err := httpserver.Listen(ctx, httpserver.Options{
 		Config: cfg.Config, Log: log, Registry: registry,
 		Ready: func(ctx context.Context) error {
-			err := errors.Join(registrar.Ready(), ledger.Ping(ctx))
+			err := errors.Join(registrar.Ready(), ledger.CheckKeys(ctx))
 			if consumer != nil {
 				err = errors.Join(err, consumer.Joined())
 			}

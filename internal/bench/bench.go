@@ -11,6 +11,7 @@ import (
 
 	"github.com/hookline/hookline/internal/kafka"
 	"github.com/hookline/hookline/internal/load"
+	"github.com/hookline/hookline/internal/seal"
 )
 
 const (
@@ -26,11 +27,12 @@ const (
 
 // Options say what to run, and against which stack. Either Burst or Rate and Duration are set.
 type Options struct {
-	API    string // host:port of payments-api
-	Worker string // host:port of webhook-worker
-	Token  string // API_TOKEN of the services; empty where they want none
-	DSN    string // may read the business tables and write the ledger
-	Kafka  string // what the stack runs, for the report
+	API    string       // host:port of payments-api
+	Worker string       // host:port of webhook-worker
+	Token  string       // API_TOKEN of the services; empty where they want none
+	DSN    string       // may read the business tables and write the ledger
+	Keys   seal.Keyring // of the ledger's secrets
+	Kafka  string       // what the stack runs, for the report
 	// Topic is waited for until it is consumed; without brokers the run begins at once.
 	Topic      kafka.Config
 	Components []Component
@@ -109,7 +111,7 @@ func Run(ctx context.Context, o Options) (_ Report, err error) {
 	for i := range urls {
 		urls[i] = receiver.url(i)
 	}
-	endpoints, err := db.AddEndpoints(ctx, merchantIDs, urls, secret)
+	endpoints, err := db.AddEndpoints(ctx, o.Keys, merchantIDs, urls, secret)
 	if err != nil {
 		return Report{}, err
 	}

@@ -17,6 +17,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
+	ledger "github.com/hookline/hookline/internal/endpoint"
+	"github.com/hookline/hookline/internal/testkit/endpointtest"
 	"github.com/hookline/hookline/internal/testkit/pgtest"
 )
 
@@ -101,8 +103,13 @@ func (p *pipeline) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	to, ok := p.endpoints.Load(in.MerchantID)
 	if err == nil && !ok {
 		var e endpoint
-		err = p.pool.QueryRow(r.Context(), `select e.url, s.secret from delivery.endpoints e
-			join delivery.endpoint_secrets s on s.endpoint_id = e.id where e.merchant_id = $1`, in.MerchantID).Scan(&e.url, &e.secret)
+		var sealed string
+		sealer := ledger.Sealer{Keys: endpointtest.Keys(p.t)}
+		err = p.pool.QueryRow(r.Context(), `select e.id, e.url, s.sealed from delivery.endpoints e
+			join delivery.endpoint_secrets s on s.endpoint_id = e.id where e.merchant_id = $1`, in.MerchantID).Scan((*[16]byte)(&sealer.ID), &e.url, &sealed)
+		if err == nil {
+			e.secret, err = sealer.OpenSecret(sealed)
+		}
 		p.endpoints.Store(in.MerchantID, e)
 		to = e
 	}
@@ -136,7 +143,7 @@ func runWith(ctx context.Context, t *testing.T, p *pipeline, o Options) (Report,
 	server := httptest.NewServer(p)
 	t.Cleanup(server.Close)
 	o.API = strings.TrimPrefix(server.URL, "http://")
-	o.Worker, o.DSN, o.Kafka = o.API, db.DSN(), "kfake"
+	o.Worker, o.DSN, o.Keys, o.Kafka = o.API, db.DSN(), endpointtest.Keys(t), "kfake"
 	o.Components = []Component{{Name: "stack", PID: os.Getpid()}}
 	o.Merchants, o.BodyBytes = 3, 1024
 	o.patience = 200 * time.Millisecond

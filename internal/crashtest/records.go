@@ -12,7 +12,9 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/hookline/hookline/internal/endpoint"
 	"github.com/hookline/hookline/internal/postgres"
+	"github.com/hookline/hookline/internal/seal"
 )
 
 // records reads what the databases have of a run. Its user may read the business tables and write the ledger.
@@ -151,12 +153,13 @@ func (r *records) progress(ctx context.Context, merchants []string) (progress, e
 }
 
 // secret is what the merchant simulator of an embedded stack verifies by: that of the demo merchant's endpoint.
-func (r *records) secret(ctx context.Context, merchant string) (string, error) {
-	var secret string
-	err := r.pool.QueryRow(ctx, `select s.secret from delivery.endpoint_secrets s join delivery.endpoints e on e.id = s.endpoint_id
-		where e.merchant_id = $1 and s.expires_at is null order by e.created_at limit 1`, merchant).Scan(&secret)
+func (r *records) secret(ctx context.Context, keys seal.Keyring, merchant string) (string, error) {
+	var id uuid.UUID
+	var sealed string
+	err := r.pool.QueryRow(ctx, `select e.id, s.sealed from delivery.endpoint_secrets s join delivery.endpoints e on e.id = s.endpoint_id
+		where e.merchant_id = $1 and s.expires_at is null order by e.created_at limit 1`, merchant).Scan((*[16]byte)(&id), &sealed)
 	if err != nil {
 		return "", fmt.Errorf("reading the demo merchant's signing secret: %w", err)
 	}
-	return secret, nil
+	return endpoint.Sealer{Keys: keys, ID: id}.OpenSecret(sealed)
 }

@@ -235,7 +235,7 @@ func (r *run) note(line string) {
 
 // addMerchants gives each merchant an endpoint at the simulator; what is returned takes them away again.
 func (r *run) addMerchants(ctx context.Context) (func() error, error) {
-	secret, err := r.records.secret(ctx, stack.DemoMerchant)
+	secret, err := r.records.secret(ctx, r.status.Keys, stack.DemoMerchant)
 	if err != nil {
 		return nil, err
 	}
@@ -250,7 +250,7 @@ func (r *run) addMerchants(ctx context.Context) (func() error, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.endpoints, err = db.AddEndpoints(ctx, r.merchants, urls, secret)
+	r.endpoints, err = db.AddEndpoints(ctx, r.status.Keys, r.merchants, urls, secret)
 	if err := errors.Join(err, db.Close(ctx)); err != nil {
 		return nil, err
 	}

@@ -76,6 +76,9 @@ func (s *Schedule) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// MarshalText implements encoding.TextMarshaler.
+func (s Schedule) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
 // String is the form that UnmarshalText reads.
 func (s Schedule) String() string {
 	parts := make([]string, len(s))

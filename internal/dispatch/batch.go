@@ -92,7 +92,7 @@ func (d *Dispatcher) deliver(ctx context.Context, owner string, claims []deliver
 	)
 	for _, claim := range claims {
 		endpoint, found := endpoints[claim.EndpointID]
-		if outcome, unfit := b.unfit(claim, endpoint, found); unfit {
+		if outcome, is := unfit(claim, endpoint, found); is {
 			done = append(done, outcome)
 			continue
 		}
@@ -202,20 +202,27 @@ func (d *Dispatcher) outcome(result exchangeResult, jitter float64) delivery.Out
 		// Kept back: the claim was taken away, and then this is void, or the ledger did not answer.
 		outcome.Attempted = false
 		outcome.State, outcome.Next, outcome.RetryIn = delivery.Retrying, claim.Number, Budget
+	case delivery.CauseGone:
+		// The ledger disables the endpoint in the statement that writes this down. When it is enabled again the delivery
+		// goes on.
+		outcome.State = delivery.Parked
 	default:
-		d.reschedule(&outcome, result.of.endpoint, jitter)
+		d.reschedule(&outcome, result.of.endpoint, response.RetryAfter, jitter)
 	}
 	return outcome
 }
 
 // unfit says what becomes of a claim whose endpoint takes nothing.
-func (b *batch) unfit(claim delivery.Claim, endpoint delivery.Endpoint, found bool) (delivery.Outcome, bool) {
+func unfit(claim delivery.Claim, endpoint delivery.Endpoint, found bool) (delivery.Outcome, bool) {
 	outcome := delivery.Outcome{Key: claim.Key, Epoch: claim.Epoch, Number: claim.Number}
 	switch {
 	case !found:
 		outcome.State, outcome.Cause = delivery.Dead, delivery.CauseNoEndpoint
 	case !endpoint.Enabled:
 		outcome.State, outcome.Cause = delivery.Parked, delivery.CauseDisabled
+	case endpoint.Sealed:
+		// Not an attempt, or a key that one worker lacks would use up the schedule of everything. The drainer tries again.
+		outcome.State, outcome.Cause = delivery.Parked, delivery.CauseSealed
 	default:
 		return outcome, false
 	}
@@ -229,7 +236,7 @@ func (b *batch) start(claim delivery.Claim, endpoint delivery.Endpoint, p event.
 		if v := recover(); v != nil { // of one event, which must not hold up the others
 			b.d.log.LogAttrs(b.d.lifetime, slog.LevelError, "an event panicked", slog.Any("panic", v), slog.String("event_id", claim.EventID.String()))
 			outcome.Cause, outcome.Attempted, failed = delivery.CauseInternal, true, true
-			b.d.reschedule(&outcome, endpoint, b.jitter(endpoint.ID, claim.Number))
+			b.d.reschedule(&outcome, endpoint, 0, b.jitter(endpoint.ID, claim.Number))
 		}
 	}()
 	switch p.Visibility {
@@ -241,7 +248,7 @@ func (b *batch) start(claim delivery.Claim, endpoint delivery.Endpoint, p event.
 		return outcome, false
 	default: // no answer about this event
 		outcome.Cause, outcome.Attempted = delivery.CauseInternal, true
-		b.d.reschedule(&outcome, endpoint, b.jitter(endpoint.ID, claim.Number))
+		b.d.reschedule(&outcome, endpoint, 0, b.jitter(endpoint.ID, claim.Number))
 		return outcome, true
 	}
 	message := messages[claim.EventID]
@@ -255,7 +262,7 @@ func (b *batch) start(claim delivery.Claim, endpoint delivery.Endpoint, p event.
 		message = &rendered
 		messages[claim.EventID] = message
 	}
-	b.d.exchange(&exchange{claim: claim, endpoint: endpoint, message: *message, holder: b}, b.claimedAt)
+	b.d.exchange(&exchange{claim: claim, endpoint: endpoint, message: *message, occurred: p.OccurredAt, holder: b}, b.claimedAt)
 	return outcome, false
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"testing"
@@ -17,9 +18,12 @@ import (
 	"github.com/hookline/hookline/internal/deliver"
 	"github.com/hookline/hookline/internal/delivery"
 	"github.com/hookline/hookline/internal/dispatch"
+	"github.com/hookline/hookline/internal/endpoint"
 	"github.com/hookline/hookline/internal/event"
 	"github.com/hookline/hookline/internal/fault"
 	"github.com/hookline/hookline/internal/postgres"
+	"github.com/hookline/hookline/internal/seal"
+	"github.com/hookline/hookline/internal/testkit/endpointtest"
 	"github.com/hookline/hookline/internal/testkit/pgtest"
 	"github.com/hookline/hookline/migrations"
 )
@@ -46,12 +50,9 @@ func newWorld(t *testing.T) *world {
 	require.NoError(t, err)
 	t.Cleanup(pool.Close)
 	w := &world{
-		ledger: &flakyLedger{Ledger: postgres.NewLedger(pool)}, merchant: &merchant{}, data: &data{}, all: db.Pool(t, ""),
+		ledger: &flakyLedger{Ledger: postgres.NewLedger(pool, postgres.LedgerOptions{Keys: endpointtest.Keys(t)})}, merchant: &merchant{}, data: &data{}, all: db.Pool(t, ""),
 	}
-	require.NoError(t, w.all.QueryRow(t.Context(), `with e as (
-			insert into delivery.endpoints (merchant_id, url, timeout_ms) values ($1, 'http://merchant.test/webhooks', 3000) returning id
-		), s as (insert into delivery.endpoint_secrets (endpoint_id, secret) select id, 'whsec_c2VjcmV0' from e)
-		select id from e`, shop).Scan((*[16]byte)(&w.endpoint)))
+	w.endpoint = endpointtest.Add(t, w.all, shop, func(s *endpoint.Spec) { s.URL, s.Timeout = "http://merchant.test/webhooks", 3*time.Second })
 	w.Dispatcher = w.newProcess(t)
 	return w
 }
@@ -731,6 +732,99 @@ func TestEndpointThatIsGoneOrDisabledGetsNothing(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "dead attempts=1", w.state(t, other))
 	require.Len(t, w.merchant.sent(), 2)
+}
+
+func TestA410ParksTheDeliveryAndDisablesItsEndpoint(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	ref, later := newRef(), newRef()
+	gone := func(deliver.Guard) deliver.Response {
+		return deliver.Response{Cause: delivery.CauseGone, StatusCode: 410, Sent: true}
+	}
+	w.merchant.next(gone)
+	require.Empty(t, w.process(t, "inv-1", ref).FollowUps())
+	require.Equal(t, "parked attempts=1", w.state(t, ref))
+	w.process(t, "inv-2", later)
+	require.Equal(t, "parked attempts=0", w.state(t, later))
+	require.Len(t, w.merchant.sent(), 1)
+
+	_, err := endpointtest.NewManager(t, w.all).Enable(t.Context(), w.endpoint, false)
+	require.NoError(t, err)
+	taken, err := w.ledger.Unpark(t.Context(), 10)
+	require.NoError(t, err)
+	for i, list := range delivery.AttemptLists(taken) {
+		_, err := w.Attempt(t.Context(), fmt.Sprintf("inv-%d", 3+i), list)
+		require.NoError(t, err)
+	}
+	require.Equal(t, "succeeded attempts=2", w.state(t, ref))
+	require.Equal(t, "succeeded attempts=1", w.state(t, later))
+}
+
+// Interleaving: an endpoint answers 410 after its step has handed the request over.
+func TestA410OfARequestThatOutlivedItsStepDisablesTheEndpoint(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	ref := newRef()
+	begun, let := w.merchant.hang(func(deliver.Guard) deliver.Response {
+		return deliver.Response{Cause: delivery.CauseGone, StatusCode: 410, Sent: true}
+	})
+	done := make(chan dispatch.Result, 1)
+	go func() { done <- w.process(t, "inv-1", ref) }()
+	<-begun
+	watchdog := (<-done).FollowUps()
+	require.Len(t, watchdog, 1)
+	let()
+	require.Eventually(t, func() bool {
+		var enabled bool
+		require.NoError(t, w.all.QueryRow(t.Context(), "select enabled from delivery.endpoints").Scan(&enabled))
+		return !enabled
+	}, 10*time.Second, 10*time.Millisecond)
+	result, err := w.Attempt(t.Context(), "inv-2", watchdog[0].List)
+	require.NoError(t, err)
+	require.Empty(t, result.FollowUps())
+	require.Equal(t, "parked attempts=1", w.state(t, ref))
+	require.Len(t, w.merchant.sent(), 1)
+}
+
+func TestRetryAfterIsHonouredAndNeverEarlierThanTheSchedule(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		asked, least, most time.Duration
+	}{
+		{0, 48 * time.Second, 72 * time.Second},
+		{time.Second, 48 * time.Second, 72 * time.Second},
+		{10 * time.Minute, 10 * time.Minute, 12 * time.Minute},
+	} {
+		w := newWorld(t)
+		w.merchant.next(func(deliver.Guard) deliver.Response {
+			return deliver.Response{Cause: delivery.CauseRateLimited, StatusCode: 429, Sent: true, RetryAfter: test.asked}
+		})
+		follow := w.process(t, "inv-1", newRef()).FollowUps()
+		require.Len(t, follow, 1)
+		require.GreaterOrEqual(t, follow[0].Delay, test.least, test.asked)
+		require.LessOrEqual(t, follow[0].Delay, test.most, test.asked)
+	}
+}
+
+func TestEndpointThatCannotBeOpenedLosesNoAttempt(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	keys := w.ledger.Keys
+	var others seal.Keyring
+	require.NoError(t, others.UnmarshalText([]byte(seal.NewKey("other"))))
+	w.ledger.Keys = others
+	ref := newRef()
+	w.process(t, "inv-1", ref)
+	require.Equal(t, "parked attempts=0", w.state(t, ref))
+	require.Empty(t, w.merchant.sent())
+
+	w.ledger.Keys = keys
+	w.Dispatcher = w.newProcess(t) // with the key
+	taken, err := w.ledger.Unpark(t.Context(), 10)
+	require.NoError(t, err)
+	_, err = w.Attempt(t.Context(), "inv-2", delivery.AttemptLists(taken)[0])
+	require.NoError(t, err)
+	require.Equal(t, "succeeded attempts=1", w.state(t, ref))
 }
 
 // A secret that is added between two attempts signs the second: what is cached is never older than the claim.

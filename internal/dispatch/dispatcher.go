@@ -241,8 +241,12 @@ func (d *Dispatcher) afterWatchdog(ctx context.Context, claim delivery.Claim, ji
 	if err != nil {
 		return delivery.Outcome{}, err
 	}
+	endpoint, found := endpoints[claim.EndpointID]
+	if outcome, is := unfit(claim, endpoint, found); is {
+		return outcome, nil
+	}
 	outcome := delivery.Outcome{Key: claim.Key, Epoch: claim.Epoch, Number: claim.Number - 1, Cause: delivery.CauseRecorded}
-	d.reschedule(&outcome, endpoints[claim.EndpointID], jitter)
+	d.reschedule(&outcome, endpoint, 0, jitter)
 	return outcome, nil
 }
 
@@ -287,8 +291,9 @@ func (d *Dispatcher) fetch(ctx context.Context, asked []event.PayloadRequest) fe
 	return out
 }
 
-// reschedule says what follows the failure of the outcome's attempt.
-func (d *Dispatcher) reschedule(outcome *delivery.Outcome, endpoint delivery.Endpoint, jitter float64) {
+// reschedule says what follows the failure of the outcome's attempt. An endpoint that asked to be left alone for longer than
+// the schedule says is: all that it said so to is due together, which the jitter spreads.
+func (d *Dispatcher) reschedule(outcome *delivery.Outcome, endpoint delivery.Endpoint, retryAfter time.Duration, jitter float64) {
 	schedule := endpoint.Schedule
 	if schedule == nil {
 		schedule = d.cfg.Schedule
@@ -299,7 +304,7 @@ func (d *Dispatcher) reschedule(outcome *delivery.Outcome, endpoint delivery.End
 		return
 	}
 	outcome.State, outcome.Next = delivery.Retrying, outcome.Number+1
-	outcome.RetryIn = time.Duration(float64(delay) * jitter)
+	outcome.RetryIn = max(time.Duration(float64(delay)*jitter), time.Duration(float64(retryAfter)*max(1, jitter)))
 }
 
 // jitter draws a factor around 1.

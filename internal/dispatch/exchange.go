@@ -20,6 +20,7 @@ type exchange struct {
 	claim    delivery.Claim // the newest one under which its outcome counts
 	endpoint delivery.Endpoint
 	message  deliver.Message
+	occurred string // when the event was, RFC 3339
 	holder   holder
 	started  bool // the first byte may have left
 	overdue  bool // it outlived its step
@@ -171,6 +172,9 @@ func (d *Dispatcher) exchange(e *exchange, claimedAt time.Time) {
 		h, claim := d.exchanges.answered(e, response)
 		d.metrics.attempts.WithLabelValues(string(response.Cause)).Inc()
 		d.metrics.latency.Observe(response.Latency.Seconds())
+		if response.Cause == delivery.CauseOK {
+			d.metrics.acknowledged(claim.Number, e.occurred)
+		}
 		h.finished(exchangeResult{of: e, claim: claim, response: response})
 	})
 }

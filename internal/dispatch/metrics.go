@@ -1,6 +1,8 @@
 package dispatch
 
 import (
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/hookline/hookline/internal/delivery"
@@ -14,6 +16,7 @@ type dispatchMetrics struct {
 	latency     prometheus.Histogram
 	batchEvents prometheus.Histogram
 	stepSeconds prometheus.Histogram
+	commitToAck *prometheus.HistogramVec
 }
 
 func newMetrics(registry prometheus.Registerer) *dispatchMetrics {
@@ -41,9 +44,37 @@ func newMetrics(registry prometheus.Registerer) *dispatchMetrics {
 			Name: "hookline_step_wait_seconds", Help: "How long a step waited for its posts.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 1.5},
 		}),
+		commitToAck: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "hookline_commit_to_ack_seconds",
+			Help:    "From the event's creation in the payment's transaction, by the database's clock, to the endpoint's 2xx, by the worker's.",
+			Buckets: []float64{.0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 60, 600, 3600, 86400},
+		}, []string{"attempt"}),
 	}
-	registry.MustRegister(m.planned, m.outcomes, m.attempts, m.dead, m.latency, m.batchEvents, m.stepSeconds)
+	for _, attempt := range []string{firstAttempt, laterAttempt} {
+		m.commitToAck.WithLabelValues(attempt)
+	}
+	registry.MustRegister(m.planned, m.outcomes, m.attempts, m.dead, m.latency, m.batchEvents, m.stepSeconds, m.commitToAck)
 	return m
+}
+
+// Values of the label attempt.
+const (
+	firstAttempt = "first"
+	laterAttempt = "later"
+)
+
+// acknowledged counts an endpoint's 2xx. The event's time is text on its way through the pipeline; one that cannot be read
+// is nobody's latency.
+func (m *dispatchMetrics) acknowledged(number int, occurredAt string) {
+	occurred, err := time.Parse(time.RFC3339Nano, occurredAt)
+	if err != nil {
+		return
+	}
+	attempt := laterAttempt
+	if number == 1 {
+		attempt = firstAttempt
+	}
+	m.commitToAck.WithLabelValues(attempt).Observe(max(0, time.Since(occurred).Seconds()))
 }
 
 func (m *dispatchMetrics) count(outcome delivery.Outcome) {

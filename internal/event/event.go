@@ -29,6 +29,14 @@ type PayloadRequest struct {
 	MinVersion int64 `json:"min_version"`
 }
 
+// Operational is an event of Hookline's own, about a merchant's endpoint, that is still to become one.
+type Operational struct {
+	ID         uuid.UUID // of its publication, not of the event: that is drawn when payments-api writes it
+	MerchantID string
+	Type       string
+	Data       json.RawMessage
+}
+
 // Visibility says what data-service can tell about an event's row.
 type Visibility string
 

@@ -8,6 +8,9 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+
+	"github.com/hookline/hookline/internal/endpoint"
+	"github.com/hookline/hookline/internal/seal"
 )
 
 // Database reads what was committed, and adds merchants to the ledger. It is not safe for concurrent use.
@@ -64,21 +67,22 @@ func (d *Database) events(ctx context.Context, query string, argument []string) 
 
 const insertEndpoints = `
 with added as (
-    insert into delivery.endpoints (merchant_id, url, description)
-    select merchant, url, 'load generator' from unnest($1::text[], $2::text[]) as t (merchant, url)
-    returning id, merchant_id)
-, secrets as (
-    insert into delivery.endpoint_secrets (endpoint_id, secret) select id, $3 from added)
-select id from added`
+    insert into delivery.endpoints (id, merchant_id, url, description)
+    select id, merchant, url, 'load generator' from unnest($1::uuid[], $2::text[], $3::text[]) as t (id, merchant, url))
+insert into delivery.endpoint_secrets (endpoint_id, sealed) select * from unnest($1::uuid[], $4::text[])`
 
-// AddEndpoints gives each merchant an endpoint at the URL of the same place, all with one secret, and returns their ids.
-func (d *Database) AddEndpoints(ctx context.Context, merchants, urls []string, secret string) ([]uuid.UUID, error) {
-	rows, err := d.conn.Query(ctx, insertEndpoints, merchants, urls, secret)
-	if err != nil {
-		return nil, fmt.Errorf("adding endpoints: %w", err)
+// AddEndpoints gives each merchant an endpoint at the URL of the same place, all with one secret, which the keys seal, and
+// returns their ids.
+func (d *Database) AddEndpoints(ctx context.Context, keys seal.Keyring, merchants, urls []string, secret string) ([]uuid.UUID, error) {
+	ids, sealed := make([]uuid.UUID, len(merchants)), make([]string, len(merchants))
+	for i := range ids {
+		ids[i] = uuid.New()
+		var err error
+		if sealed[i], err = (endpoint.Sealer{Keys: keys, ID: ids[i]}).SealSecret(secret); err != nil {
+			return nil, err
+		}
 	}
-	ids, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
-	if err != nil {
+	if _, err := d.conn.Exec(ctx, insertEndpoints, ids, merchants, urls, sealed); err != nil {
 		return nil, fmt.Errorf("adding endpoints: %w", err)
 	}
 	return ids, nil

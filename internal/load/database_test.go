@@ -1,6 +1,7 @@
 package load_test
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -8,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/hookline/hookline/internal/load"
+	"github.com/hookline/hookline/internal/testkit/endpointtest"
 	"github.com/hookline/hookline/internal/testkit/pgtest"
 )
 
@@ -77,26 +79,24 @@ func TestEndpointsComeAndGo(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
 	pool, d := db.Pool(t, ""), connect(t, db)
-	ids, err := d.AddEndpoints(t.Context(), []string{"m1", "m2"}, []string{"http://127.0.0.1:1/a", "http://127.0.0.1:1/b"}, "whsec_c2VjcmV0")
+	ids, err := d.AddEndpoints(t.Context(), endpointtest.Keys(t), []string{"m1", "m2"}, []string{"http://127.0.0.1:1/a", "http://127.0.0.1:1/b"}, endpointtest.Secret)
 	require.NoError(t, err)
 	require.Len(t, ids, 2)
 
 	endpoints := func() map[string]string {
-		rows, err := pool.Query(t.Context(), `select e.merchant_id, e.url || ' ' || s.secret || ' ' || e.enabled
-			from delivery.endpoints e join delivery.endpoint_secrets s on s.endpoint_id = e.id`)
+		manager := endpointtest.NewManager(t, pool)
+		listed, err := manager.List(t.Context(), "")
 		require.NoError(t, err)
-		defer rows.Close()
 		found := map[string]string{}
-		for rows.Next() {
-			var merchant, text string
-			require.NoError(t, rows.Scan(&merchant, &text))
-			found[merchant] = text
+		for _, each := range listed {
+			e, err := manager.Recipient(t.Context(), each.ID)
+			require.NoError(t, err)
+			found[e.MerchantID] = fmt.Sprint(e.URL, " ", e.Secrets[0].Value, " ", e.Enabled)
 		}
-		require.NoError(t, rows.Err())
 		return found
 	}
 	require.Empty(t, cmp.Diff(map[string]string{
-		"m1": "http://127.0.0.1:1/a whsec_c2VjcmV0 true", "m2": "http://127.0.0.1:1/b whsec_c2VjcmV0 true",
+		"m1": "http://127.0.0.1:1/a " + endpointtest.Secret + " true", "m2": "http://127.0.0.1:1/b " + endpointtest.Secret + " true",
 	}, endpoints()))
 
 	_, err = pool.Exec(t.Context(), `insert into delivery.deliveries (event_id, endpoint_id, epoch, merchant_id, state)

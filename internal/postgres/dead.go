@@ -87,20 +87,7 @@ returning event_id, endpoint_id, generation, epoch, attempts`
 // Revive makes deliveries of the event possible again that died because its row was missing or its body too large. They
 // are due now and have no owner: an Attempt that never comes leaves them overdue, for the reconciler to find.
 func (l *Ledger) Revive(ctx context.Context, eventID uuid.UUID) ([]delivery.Overdue, error) {
-	rows, err := l.pool.Query(ctx, reviveDeliveries, [16]byte(eventID))
-	if err != nil {
-		return nil, classify("reviving deliveries", err)
-	}
-	revived, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (delivery.Overdue, error) {
-		var o delivery.Overdue
-		err := row.Scan((*[16]byte)(&o.EventID), (*[16]byte)(&o.EndpointID), &o.Generation, &o.Epoch, &o.Number)
-		o.Number++
-		return o, err
-	})
-	if err != nil {
-		return nil, classify("reviving deliveries", err)
-	}
-	return revived, nil
+	return l.taken(ctx, "reviving deliveries", reviveDeliveries, [16]byte(eventID))
 }
 
 const readFates = `

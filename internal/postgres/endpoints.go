@@ -2,22 +2,22 @@ package postgres
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/base64"
+	"errors"
 	"fmt"
-	"net/url"
-	"strings"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/hookline/hookline/internal/delivery"
+	"github.com/hookline/hookline/internal/endpoint"
 	"github.com/hookline/hookline/internal/fault"
+	"github.com/hookline/hookline/internal/seal"
 )
 
-// EndpointStore manages merchants' endpoints in the ledger. Its pool needs a role that may write them, which
-// the worker's may not. It is safe for concurrent use.
+// EndpointStore keeps merchants' endpoints in the ledger, sealed as it gets them. Its pool needs a role that may write
+// them, which the worker's may not. It is safe for concurrent use. A fault.NotFound says that there is no such endpoint.
 type EndpointStore struct {
 	pool *pgxpool.Pool
 }
@@ -25,158 +25,253 @@ type EndpointStore struct {
 // NewEndpointStore makes a store upon the pool, which stays the caller's to close.
 func NewEndpointStore(pool *pgxpool.Pool) *EndpointStore { return &EndpointStore{pool: pool} }
 
-// NewEndpoint is an endpoint that is to be.
-type NewEndpoint struct {
-	ID          uuid.UUID // Nil draws one
-	MerchantID  string
-	URL         string
-	Description string
-	EventTypes  []string // empty is every type
-	Secret      string   // whsec_ and base64; empty draws one
-}
+// maxPerMerchant bounds what one event of a merchant can turn into.
+const maxPerMerchant = 100
 
-// Endpoint is an endpoint as it stands, without its secrets.
-type Endpoint struct {
-	ID          uuid.UUID `json:"id"`
-	MerchantID  string    `json:"merchant_id"`
-	URL         string    `json:"url"`
-	Description string    `json:"description"`
-	EventTypes  []string  `json:"event_types"`
-	Enabled     bool      `json:"enabled"`
-	CreatedAt   time.Time `json:"created_at"`
-}
+const insertEndpoint = `
+insert into delivery.endpoints
+    (id, merchant_id, url, url_sealed, description, event_types, header_names, headers_sealed, retry_delays_ms, ordering, timeout_ms)
+select $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11
+ where (select count(*) from delivery.endpoints where merchant_id = $2) < $12`
 
-const (
-	secretPrefix = "whsec_"
-	// What Standard Webhooks allows.
-	minSecretBytes, maxSecretBytes = 24, 64
-	maxURLBytes                    = 2048
-	maxMerchantIDBytes             = 255
-)
+const insertSecret = `insert into delivery.endpoint_secrets (id, endpoint_id, sealed) values ($2, $1, $3)`
 
-// validate names every field that is wrong, not just the first.
-func (e NewEndpoint) validate() error {
-	problems := map[string]string{}
-	if e.MerchantID == "" || len(e.MerchantID) > maxMerchantIDBytes {
-		problems["merchant_id"] = fmt.Sprintf("want 1 to %d bytes", maxMerchantIDBytes)
-	}
-	switch u, err := url.Parse(e.URL); {
-	case err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "":
-		problems["url"] = "want an absolute http or https URL"
-	case len(e.URL) > maxURLBytes:
-		problems["url"] = fmt.Sprintf("want at most %d bytes", maxURLBytes)
-	case u.User != nil:
-		problems["url"] = "must not hold a user or password: webhooks are authenticated by their signature"
-	case u.Fragment != "":
-		problems["url"] = "must not hold a fragment"
-	}
-	if e.Secret != "" {
-		raw, found := strings.CutPrefix(e.Secret, secretPrefix)
-		key, err := base64.StdEncoding.DecodeString(raw)
-		if !found || err != nil || len(key) < minSecretBytes || len(key) > maxSecretBytes {
-			problems["secret"] = fmt.Sprintf("want %s and the base64 of %d to %d bytes", secretPrefix, minSecretBytes, maxSecretBytes)
-		}
-	}
-	for _, each := range e.EventTypes {
-		if each == "" {
-			problems["event_types"] = "an event type must not be empty"
-		}
-	}
-	return fault.InvalidFields(problems)
-}
-
-// A conflict is only possible on an id that the caller chose: then the endpoint becomes what is asked for.
-// Nothing is written where nothing changes: a new revision makes every worker read the endpoint again.
-const upsertEndpoint = `
-insert into delivery.endpoints as e (id, merchant_id, url, description, event_types)
-values ($1, $2, $3, $4, $5)
-    on conflict (id) do update
-   set merchant_id = excluded.merchant_id, url = excluded.url, description = excluded.description, event_types = excluded.event_types
- where (e.merchant_id, e.url, e.description, e.event_types) is distinct from
-       (excluded.merchant_id, excluded.url, excluded.description, excluded.event_types)`
-
-const replaceSecrets = `
-with gone as (
-     delete from delivery.endpoint_secrets where endpoint_id = $1 and secret <> $2)
-insert into delivery.endpoint_secrets (endpoint_id, secret)
-select $1, $2
- where not exists (select from delivery.endpoint_secrets where endpoint_id = $1 and secret = $2)`
-
-// Put adds the endpoint, or where one has its ID makes that one like it, with the secret as the only one. It
-// returns the secret, which is shown nowhere else. What is wrong with the endpoint is a fault.Invalid.
-func (s *EndpointStore) Put(ctx context.Context, e NewEndpoint) (string, error) {
-	_, secret, err := s.put(ctx, e)
-	return secret, err
-}
-
-// Add adds the endpoint, and returns it with its secret, which is shown nowhere else.
-func (s *EndpointStore) Add(ctx context.Context, e NewEndpoint) (Endpoint, string, error) {
-	e.ID = uuid.Nil
-	return s.put(ctx, e)
-}
-
-func (s *EndpointStore) put(ctx context.Context, e NewEndpoint) (Endpoint, string, error) {
-	if err := e.validate(); err != nil {
-		return Endpoint{}, "", err
-	}
-	if e.ID == uuid.Nil {
-		id, err := uuid.NewV7()
-		if err != nil {
-			return Endpoint{}, "", fmt.Errorf("drawing an endpoint's id: %w", err)
-		}
-		e.ID = id
-	}
-	if e.Secret == "" {
-		e.Secret = newSecret()
-	}
-	if e.EventTypes == nil {
-		e.EventTypes = []string{}
-	}
-	var stored Endpoint
-	err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, upsertEndpoint, [16]byte(e.ID), e.MerchantID, e.URL, e.Description, e.EventTypes); err != nil {
-			return err
-		}
-		if _, err := tx.Exec(ctx, replaceSecrets, [16]byte(e.ID), e.Secret); err != nil {
-			return err
-		}
-		rows, err := tx.Query(ctx, selectEndpoints+" where id = $1", [16]byte(e.ID))
+// Insert adds an endpoint with its secrets. A fault.Conflict says that the merchant has as many as one may have.
+func (s *EndpointStore) Insert(ctx context.Context, row endpoint.Row) error {
+	return s.transact(ctx, "adding an endpoint", func(tx pgx.Tx) error {
+		tag, err := tx.Exec(ctx, insertEndpoint, append(columns(row), maxPerMerchant)...)
 		if err != nil {
 			return err
 		}
-		stored, err = pgx.CollectExactlyOneRow(rows, scanEndpoint)
-		return err
+		if tag.RowsAffected() == 0 {
+			return fault.New(fault.Conflict, "merchant %s has %d endpoints already", row.MerchantID, maxPerMerchant)
+		}
+		for _, secret := range row.Sealed {
+			if _, err := tx.Exec(ctx, insertSecret, [16]byte(row.ID), [16]byte(secret.ID), secret.Sealed); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
-	if err != nil {
-		return Endpoint{}, "", fmt.Errorf("storing an endpoint of %s: %w", e.MerchantID, err)
+}
+
+func columns(row endpoint.Row) []any {
+	var delays []int64 // null is the deployment's schedule
+	for _, delay := range row.Schedule {
+		delays = append(delays, delay.Milliseconds())
 	}
-	return stored, e.Secret, nil
+	return []any{
+		[16]byte(row.ID), row.MerchantID, row.URL, row.URLSealed, row.Description, notNull(row.EventTypes), notNull(row.HeaderNames),
+		row.HeadersSealed, delays, string(row.Ordering), row.TimeoutMS,
+	}
+}
+
+func notNull(list []string) []string {
+	if list == nil {
+		return []string{}
+	}
+	return list
 }
 
 const selectEndpoints = `
-select id, merchant_id, url, description, event_types, enabled, created_at from delivery.endpoints`
+select e.id, e.merchant_id, e.url, e.url_sealed, e.description, e.event_types, e.header_names, e.headers_sealed, e.retry_delays_ms,
+       e.ordering, e.timeout_ms, e.enabled, e.disabled_at, coalesce(e.disabled_reason, ''), f.since, e.created_at, e.updated_at, e.revision,
+       array_agg(s.id order by s.created_at desc, s.id desc) filter (where s.id is not null),
+       array_agg(s.sealed order by s.created_at desc, s.id desc) filter (where s.id is not null),
+       array_agg(s.created_at order by s.created_at desc, s.id desc) filter (where s.id is not null),
+       array_agg(s.expires_at order by s.created_at desc, s.id desc) filter (where s.id is not null)
+  from delivery.endpoints e
+  left join delivery.failing_endpoints f on f.endpoint_id = e.id
+  left join delivery.endpoint_secrets s on s.endpoint_id = e.id and (s.expires_at is null or s.expires_at > clock_timestamp())
+ where %s
+ group by e.id, f.since
+ order by e.created_at, e.id`
 
-// List returns every endpoint, or those of one merchant, in the order of their making.
-func (s *EndpointStore) List(ctx context.Context, merchantID string) ([]Endpoint, error) {
-	rows, err := s.pool.Query(ctx, selectEndpoints+" where $1 in ('', merchant_id) order by created_at, id", merchantID)
+// Row reads one endpoint.
+func (s *EndpointStore) Row(ctx context.Context, id uuid.UUID) (endpoint.Row, error) {
+	rows, err := s.rows(ctx, "e.id = $1", [16]byte(id))
 	if err != nil {
-		return nil, fmt.Errorf("listing endpoints: %w", err)
+		return endpoint.Row{}, err
 	}
-	endpoints, err := pgx.CollectRows(rows, scanEndpoint)
-	if err != nil {
-		return nil, fmt.Errorf("listing endpoints: %w", err)
+	if len(rows) == 0 {
+		return endpoint.Row{}, noEndpoint(id)
 	}
-	return endpoints, nil
+	return rows[0], nil
 }
 
-func scanEndpoint(row pgx.CollectableRow) (Endpoint, error) {
-	var e Endpoint
-	err := row.Scan((*[16]byte)(&e.ID), &e.MerchantID, &e.URL, &e.Description, &e.EventTypes, &e.Enabled, &e.CreatedAt)
+// Rows reads every endpoint, or those of one merchant, in the order of their making.
+func (s *EndpointStore) Rows(ctx context.Context, merchantID string) ([]endpoint.Row, error) {
+	return s.rows(ctx, "$1 in ('', e.merchant_id)", merchantID)
+}
+
+func (s *EndpointStore) rows(ctx context.Context, where string, argument any) ([]endpoint.Row, error) {
+	rows, err := s.pool.Query(ctx, fmt.Sprintf(selectEndpoints, where), argument)
+	if err != nil {
+		return nil, classify("reading endpoints", err)
+	}
+	out, err := pgx.CollectRows(rows, scanEndpoint)
+	if err != nil {
+		return nil, classify("reading endpoints", err)
+	}
+	return out, nil
+}
+
+func scanEndpoint(row pgx.CollectableRow) (endpoint.Row, error) {
+	var (
+		e         endpoint.Row
+		delays    []int64
+		secretIDs [][16]byte
+		sealed    []string
+		created   []time.Time
+		expires   []*time.Time
+	)
+	err := row.Scan((*[16]byte)(&e.ID), &e.MerchantID, &e.URL, &e.URLSealed, &e.Description, &e.EventTypes, &e.HeaderNames, &e.HeadersSealed, &delays,
+		&e.Ordering, &e.TimeoutMS, &e.Enabled, &e.DisabledAt, &e.DisabledReason, &e.FailingSince, &e.CreatedAt, &e.UpdatedAt, &e.Revision,
+		&secretIDs, &sealed, &created, &expires)
+	e.Schedule, e.HasCredentials = scheduleOf(delays), e.URLSealed != nil
+	e.Secrets = make([]endpoint.Secret, len(sealed))
+	for i := range sealed {
+		e.Sealed = append(e.Sealed, endpoint.SealedSecret{ID: secretIDs[i], Sealed: sealed[i]})
+		e.Secrets[i] = endpoint.Secret{ID: secretIDs[i], KeyID: seal.KeyID(sealed[i]), CreatedAt: created[i], ExpiresAt: expires[i]}
+	}
 	return e, err
 }
 
-func newSecret() string {
-	key := make([]byte, 32)
-	rand.Read(key) // never fails: see its documentation
-	return secretPrefix + base64.StdEncoding.EncodeToString(key)
+const replaceEndpoint = `
+update delivery.endpoints set merchant_id = $2, url = $3, url_sealed = $4, description = $5, event_types = $6, header_names = $7,
+       headers_sealed = $8, retry_delays_ms = $9, ordering = $10, timeout_ms = $11
+ where id = $1 and revision = $12`
+
+// Replace writes all of the row but its secrets and whether it is enabled. A fault.Conflict says that somebody changed the
+// endpoint since the row was read.
+func (s *EndpointStore) Replace(ctx context.Context, row endpoint.Row) error {
+	tag, err := s.pool.Exec(ctx, replaceEndpoint, append(columns(row), row.Revision)...)
+	if err != nil {
+		return classify("changing an endpoint", err)
+	}
+	if tag.RowsAffected() == 0 {
+		return fault.New(fault.Conflict, "endpoint %s was changed, or removed, by somebody else meanwhile", row.ID)
+	}
+	return nil
+}
+
+const (
+	dropExpiredSecrets = `delete from delivery.endpoint_secrets where endpoint_id = $1 and expires_at <= clock_timestamp()`
+	expireSecrets      = `
+update delivery.endpoint_secrets set expires_at = clock_timestamp() + $2 * interval '1 millisecond'
+ where endpoint_id = $1 and (expires_at is null or expires_at > clock_timestamp() + $2 * interval '1 millisecond')`
+)
+
+// Rotate adds a secret. Those before it expire after the overlap, or earlier where they would have.
+func (s *EndpointStore) Rotate(ctx context.Context, id uuid.UUID, secret endpoint.SealedSecret, overlap time.Duration) error {
+	return s.transact(ctx, "rotating a secret", func(tx pgx.Tx) error {
+		if err := lockEndpoint(ctx, tx, id); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, expireSecrets, [16]byte(id), overlap.Milliseconds()); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, dropExpiredSecrets, [16]byte(id)); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, insertSecret, [16]byte(id), [16]byte(secret.ID), secret.Sealed)
+		return err
+	})
+}
+
+// Reseal replaces the text of a secret where it is still the one before. One that is gone is no error.
+func (s *EndpointStore) Reseal(ctx context.Context, before, after endpoint.SealedSecret) error {
+	_, err := s.pool.Exec(ctx, "update delivery.endpoint_secrets set sealed = $3 where id = $1 and sealed = $2", [16]byte(before.ID), before.Sealed, after.Sealed)
+	if err != nil {
+		return classify("sealing a secret anew", err)
+	}
+	return nil
+}
+
+// Disable disables an endpoint; one that is disabled already stays so for its reason.
+func (s *EndpointStore) Disable(ctx context.Context, id uuid.UUID) error {
+	return s.transact(ctx, "disabling an endpoint", func(tx pgx.Tx) error {
+		if err := lockEndpoint(ctx, tx, id); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, "update delivery.endpoints set enabled = false where id = $1 and enabled", [16]byte(id))
+		return err
+	})
+}
+
+// endParked is for an endpoint whose lock the transaction holds. Deliveries that are planned at this very moment, by a
+// statement that does not see what the transaction does, are parked after it: the drainer finds them.
+const endParked = `
+update delivery.deliveries set state = 'dead', last_cause = $2, ended_at = clock_timestamp(), epoch = epoch + 1
+ where endpoint_id = $1 and state = 'parked'`
+
+// Enable enables an endpoint and forgets since when it fails. With drop the parked deliveries end before; it returns how many
+// are, or were, parked.
+func (s *EndpointStore) Enable(ctx context.Context, id uuid.UUID, drop bool) (int64, error) {
+	var parked int64
+	err := s.transact(ctx, "enabling an endpoint", func(tx pgx.Tx) error {
+		if err := lockEndpoint(ctx, tx, id); err != nil {
+			return err
+		}
+		if drop {
+			tag, err := tx.Exec(ctx, endParked, [16]byte(id), string(delivery.CauseDropped))
+			if err != nil {
+				return err
+			}
+			parked = tag.RowsAffected()
+		} else if err := tx.QueryRow(ctx, "select count(*) from delivery.deliveries where endpoint_id = $1 and state = 'parked'", [16]byte(id)).Scan(&parked); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, "delete from delivery.failing_endpoints where endpoint_id = $1", [16]byte(id)); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, "update delivery.endpoints set enabled = true where id = $1 and not enabled", [16]byte(id))
+		return err
+	})
+	return parked, err
+}
+
+// Remove removes an endpoint, ends its parked deliveries, and returns how many they were. The others end when their next
+// attempt finds it gone.
+func (s *EndpointStore) Remove(ctx context.Context, id uuid.UUID) (int64, error) {
+	var parked int64
+	err := s.transact(ctx, "removing an endpoint", func(tx pgx.Tx) error {
+		if err := lockEndpoint(ctx, tx, id); err != nil {
+			return err
+		}
+		tag, err := tx.Exec(ctx, endParked, [16]byte(id), string(delivery.CauseNoEndpoint))
+		if err != nil {
+			return err
+		}
+		parked = tag.RowsAffected()
+		// Its secrets would raise the revision of what is being removed: first them, then it.
+		if _, err := tx.Exec(ctx, "delete from delivery.endpoint_secrets where endpoint_id = $1", [16]byte(id)); err != nil {
+			return err
+		}
+		_, err = tx.Exec(ctx, "delete from delivery.endpoints where id = $1", [16]byte(id))
+		return err
+	})
+	return parked, err
+}
+
+func lockEndpoint(ctx context.Context, tx pgx.Tx, id uuid.UUID) error {
+	tag, err := tx.Exec(ctx, "select from delivery.endpoints where id = $1 for update", [16]byte(id))
+	if err == nil && tag.RowsAffected() == 0 {
+		return noEndpoint(id)
+	}
+	return err
+}
+
+func noEndpoint(id uuid.UUID) error { return fault.New(fault.NotFound, "there is no endpoint %s", id) }
+
+// transact gives a refusal of do's own as it is, and explains what the database says.
+func (s *EndpointStore) transact(ctx context.Context, doing string, do func(tx pgx.Tx) error) error {
+	err := pgx.BeginFunc(ctx, s.pool, do)
+	if refusal, ok := errors.AsType[*fault.Error](err); ok {
+		return refusal
+	}
+	if err != nil {
+		return classify(doing, err)
+	}
+	return nil
 }

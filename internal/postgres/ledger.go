@@ -1,11 +1,13 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -15,8 +17,10 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/hookline/hookline/internal/delivery"
+	"github.com/hookline/hookline/internal/endpoint"
 	"github.com/hookline/hookline/internal/event"
 	"github.com/hookline/hookline/internal/fault"
+	"github.com/hookline/hookline/internal/seal"
 )
 
 // Ledger writes and reads schema delivery for webhook-worker. Every method is one autocommit statement, so a
@@ -24,10 +28,24 @@ import (
 // mean that the ledger could not be reached, or may or may not have done it: every method may be repeated.
 type Ledger struct {
 	pool *pgxpool.Pool
+	LedgerOptions
 }
 
+// LedgerOptions are for who reads endpoints and writes outcomes; the zero value does for everybody else.
+type LedgerOptions struct {
+	Keys seal.Keyring // open what the ledger keeps of merchants' secrets
+	// DisableAfter is how long an endpoint may fail, without a success in between, until a further failure disables it.
+	// 0 is DefaultDisableAfter.
+	DisableAfter time.Duration
+}
+
+// DefaultDisableAfter is Svix's, too: https://docs.svix.com/retries.
+const DefaultDisableAfter = 5 * 24 * time.Hour
+
 // NewLedger makes a Ledger on a pool that LedgerSettings were given to.
-func NewLedger(pool *pgxpool.Pool) *Ledger { return &Ledger{pool: pool} }
+func NewLedger(pool *pgxpool.Pool, o LedgerOptions) *Ledger {
+	return &Ledger{pool: pool, LedgerOptions: o}
+}
 
 // LedgerSettings are server settings for the ledger's connections. Its statements join a short list of keys
 // with large tables, always through a primary key. While the tables are new and never analyzed the planner
@@ -222,12 +240,15 @@ func (l *Ledger) Holds(ctx context.Context, claim delivery.Claim) (bool, error) 
 // recordOutcomes moves a row only when the outcome's claim still holds, but for a 2xx, which ends the delivery
 // whatever the epoch: the merchant has it. Attempts are kept whatever became of the claim. A repeated call finds
 // its attempts there, and moves nothing that has moved on.
+//
+// What the outcomes say about their endpoints is kept here, too: since when one fails, and whether that, or an answer, is
+// the end of it. A statement in which everything succeeded touches no row for that.
 const recordOutcomes = `
 with o as (
     select * from unnest($2::uuid[], $3::uuid[], $4::bigint[], $5::bigint[], $6::int[], $7::text[], $8::text[], $9::bool[],
-                         $10::int[], $11::int[], $12::bigint[], $13::bytea[], $14::bytea[])
+                         $10::int[], $11::int[], $12::bigint[], $13::bytea[], $14::bytea[], $15::bool[])
         as o (event_id, endpoint_id, generation, epoch, number, state, cause, attempted,
-              status_code, latency_ms, retry_in_ms, body_sha256, answer)
+              status_code, latency_ms, retry_in_ms, body_sha256, answer, blamed)
 ), moved as (
     update delivery.deliveries d set
            state = case o.state when '' then d.state else o.state end,
@@ -241,6 +262,31 @@ with o as (
       from o
      where d.event_id = o.event_id and d.endpoint_id = o.endpoint_id and d.generation = o.generation
        and d.state <> 'succeeded' and (d.epoch = o.epoch or o.state = 'succeeded')
+), healed as (
+    delete from delivery.failing_endpoints f
+     using (select distinct endpoint_id from o where state = 'succeeded') s
+     where f.endpoint_id = s.endpoint_id
+), fell as (
+    select f.endpoint_id, f.gone, e.merchant_id, h.since
+      from (select endpoint_id, bool_or(cause = 'gone') as gone from o where blamed group by endpoint_id) f
+      join delivery.endpoints e on e.id = f.endpoint_id
+      left join delivery.failing_endpoints h on h.endpoint_id = f.endpoint_id
+     where not exists (select from o where o.endpoint_id = f.endpoint_id and o.state = 'succeeded')
+), failing as (
+    insert into delivery.failing_endpoints (endpoint_id)
+    select endpoint_id from fell where since is null order by endpoint_id
+    on conflict do nothing
+), disabled as (
+    update delivery.endpoints e set enabled = false, disabled_reason = case when f.gone then 'gone' else 'failing' end
+      from fell f
+     where e.id = f.endpoint_id and e.enabled
+       and (f.gone or f.since < clock_timestamp() - $16 * interval '1 millisecond')
+    returning e.id, e.merchant_id, e.disabled_reason, e.disabled_at, f.since
+), told as (
+    insert into delivery.operational_events (merchant_id, event_type, data)
+    select merchant_id, 'endpoint.disabled', jsonb_build_object('endpoint_id', id, 'reason', disabled_reason,
+           'disabled_at', disabled_at, 'failing_since', since)
+      from disabled
 )
 insert into delivery.attempts
     (event_id, endpoint_id, generation, epoch, number, status_code, latency_ms, attempted_at, owner, cause, body_sha256, answer)
@@ -259,7 +305,7 @@ func (l *Ledger) Record(ctx context.Context, owner string, outcomes []delivery.O
 		numbers, statuses    = make([]int, n), make([]int, n)
 		latencies            = make([]int64, n)
 		states, causes       = make([]string, n), make([]string, n)
-		attempted            = make([]bool, n)
+		attempted, blamed    = make([]bool, n), make([]bool, n)
 		retryIns             = make([]int64, n)
 		bodyHashes, excerpts = make([][]byte, n), make([][]byte, n)
 	)
@@ -272,9 +318,10 @@ func (l *Ledger) Record(ctx context.Context, owner string, outcomes []delivery.O
 		numbers[i], statuses[i], latencies[i] = o.Number, o.StatusCode, o.Latency.Milliseconds()
 		states[i], causes[i], attempted[i], retryIns[i] = string(o.State), string(o.Cause), o.Attempted, o.RetryIn.Milliseconds()
 		bodyHashes[i], excerpts[i] = o.BodySHA256, o.Answer
+		blamed[i] = o.Attempted && o.Cause.OfEndpoint()
 	}
 	_, err := l.pool.Exec(ctx, recordOutcomes, owner, events, endpoints, generations, epochs, numbers, states, causes, attempted,
-		statuses, latencies, retryIns, bodyHashes, excerpts)
+		statuses, latencies, retryIns, bodyHashes, excerpts, blamed, cmp.Or(l.DisableAfter, DefaultDisableAfter).Milliseconds())
 	if err != nil {
 		return classify("recording outcomes", err)
 	}
@@ -282,14 +329,15 @@ func (l *Ledger) Record(ctx context.Context, owner string, outcomes []delivery.O
 }
 
 const readEndpoints = `
-select e.id, e.merchant_id, e.url, e.enabled, e.timeout_ms, e.retry_delays_ms, e.revision,
-       array(select s.secret from delivery.endpoint_secrets s
+select e.id, e.merchant_id, e.url, e.url_sealed, e.headers_sealed, e.enabled, e.timeout_ms, e.retry_delays_ms, e.revision,
+       array(select s.sealed from delivery.endpoint_secrets s
               where s.endpoint_id = e.id and (s.expires_at is null or s.expires_at > clock_timestamp()) order by s.created_at desc, s.id),
        array(select coalesce(s.expires_at, 'infinity') from delivery.endpoint_secrets s
               where s.endpoint_id = e.id and (s.expires_at is null or s.expires_at > clock_timestamp()) order by s.created_at desc, s.id)
   from delivery.endpoints e where e.id = any($1)`
 
-// Endpoints reads the endpoints of the ids that still exist.
+// Endpoints reads the endpoints of the ids that still exist, and opens what is sealed of them. One that the keys do not
+// open is marked: it is nobody's failure to deliver.
 func (l *Ledger) Endpoints(ctx context.Context, ids []uuid.UUID) ([]delivery.Endpoint, error) {
 	rows, err := l.pool.Query(ctx, readEndpoints, raw(ids))
 	if err != nil {
@@ -297,30 +345,71 @@ func (l *Ledger) Endpoints(ctx context.Context, ids []uuid.UUID) ([]delivery.End
 	}
 	endpoints, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (delivery.Endpoint, error) {
 		var (
-			e         delivery.Endpoint
-			timeoutMS int64
-			delaysMS  []int64
-			secrets   []string
-			expiries  []pgtype.Timestamptz
+			e           delivery.Endpoint
+			url, header *string
+			timeoutMS   int64
+			delaysMS    []int64
+			secrets     []string
+			expiries    []pgtype.Timestamptz
 		)
-		err := row.Scan((*[16]byte)(&e.ID), &e.MerchantID, &e.URL, &e.Enabled, &timeoutMS, &delaysMS, &e.Revision, &secrets, &expiries)
-		e.Timeout = millis(timeoutMS)
-		for _, delay := range delaysMS {
-			e.Schedule = append(e.Schedule, millis(delay))
-		}
-		for i, secret := range secrets {
-			live := delivery.Secret{Value: secret}
+		err := row.Scan((*[16]byte)(&e.ID), &e.MerchantID, &e.URL, &url, &header, &e.Enabled, &timeoutMS, &delaysMS, &e.Revision, &secrets, &expiries)
+		e.Timeout, e.Schedule = millis(timeoutMS), scheduleOf(delaysMS)
+		place := endpoint.Sealer{Keys: l.Keys, ID: e.ID}
+		var failed [2]error
+		e.URL, failed[0] = place.OpenURL(e.URL, url)
+		e.Headers, failed[1] = place.OpenHeaders(header)
+		for i, sealed := range secrets {
+			value, err := place.OpenSecret(sealed)
+			if err != nil {
+				continue // another one may do: see below
+			}
+			live := delivery.Secret{Value: value}
 			if expiries[i].InfinityModifier == 0 {
 				live.ExpiresAt = expiries[i].Time
 			}
 			e.Secrets = append(e.Secrets, live)
 		}
+		// While keys are replaced some of the secrets may be sealed with one that this process does not have yet. The
+		// merchant might know only those.
+		e.Sealed = errors.Join(failed[:]...) != nil || len(e.Secrets) < len(secrets)
 		return e, err
 	})
 	if err != nil {
 		return nil, classify("reading endpoints", err)
 	}
 	return endpoints, nil
+}
+
+func scheduleOf(delaysMS []int64) delivery.Schedule {
+	var out delivery.Schedule
+	for _, delay := range delaysMS {
+		out = append(out, millis(delay))
+	}
+	return out
+}
+
+const missingKeys = `
+select distinct split_part(sealed, '.', 1)
+  from (select sealed from delivery.endpoint_secrets where expires_at is null or expires_at > clock_timestamp()
+        union all select url_sealed from delivery.endpoints where url_sealed is not null
+        union all select headers_sealed from delivery.endpoints where headers_sealed is not null) s
+ where not split_part(sealed, '.', 1) = any($1)
+ order by 1`
+
+// CheckKeys fails where something that is in use is sealed with a key that is not among the ledger's, and names the key.
+func (l *Ledger) CheckKeys(ctx context.Context) error {
+	rows, err := l.pool.Query(ctx, missingKeys, l.Keys.IDs())
+	if err != nil {
+		return classify("looking for missing keys", err)
+	}
+	missing, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return classify("looking for missing keys", err)
+	}
+	if len(missing) > 0 {
+		return fmt.Errorf("ENCRYPTION_KEYS has %s, but endpoints are sealed with %s", l.Keys, strings.Join(missing, ", "))
+	}
+	return nil
 }
 
 const buryRecord = `

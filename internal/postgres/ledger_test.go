@@ -2,6 +2,7 @@ package postgres_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"sync"
 	"testing"
@@ -12,8 +13,12 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/hookline/hookline/internal/delivery"
+	"github.com/hookline/hookline/internal/endpoint"
 	"github.com/hookline/hookline/internal/event"
 	"github.com/hookline/hookline/internal/postgres"
+	"github.com/hookline/hookline/internal/seal"
+	"github.com/hookline/hookline/internal/signing"
+	"github.com/hookline/hookline/internal/testkit/endpointtest"
 	"github.com/hookline/hookline/internal/testkit/pgtest"
 	"github.com/hookline/hookline/migrations"
 )
@@ -34,20 +39,12 @@ func newBooks(t *testing.T) books {
 		postgres.Options{ApplicationName: "test", MaxConns: 8, Settings: postgres.LedgerSettings()})
 	require.NoError(t, err)
 	t.Cleanup(pool.Close)
-	return books{postgres.NewLedger(pool), pool, db.Pool(t, "")}
+	return books{postgres.NewLedger(pool, postgres.LedgerOptions{Keys: endpointtest.Keys(t)}), pool, db.Pool(t, "")}
 }
 
 func (b books) endpoint(t *testing.T, merchant string, eventTypes ...string) uuid.UUID {
 	t.Helper()
-	if eventTypes == nil {
-		eventTypes = []string{}
-	}
-	var id uuid.UUID
-	require.NoError(t, b.all.QueryRow(t.Context(), `with e as (
-			insert into delivery.endpoints (merchant_id, url, event_types) values ($1, 'http://127.0.0.1:1/webhooks', $2) returning id
-		), s as (insert into delivery.endpoint_secrets (endpoint_id, secret) select id, 'whsec_c2VjcmV0' from e)
-		select id from e`, merchant, eventTypes).Scan((*[16]byte)(&id)))
-	return id
+	return endpointtest.Add(t, b.all, merchant, func(s *endpoint.Spec) { s.EventTypes = eventTypes })
 }
 
 // row is what the tests look at of a delivery.
@@ -337,18 +334,214 @@ func TestEndpointsCarryLiveSecretsAndARevisionThatRisesWithThem(t *testing.T) {
 	before, err := b.Endpoints(ctx, []uuid.UUID{id, uuid.New()})
 	require.NoError(t, err)
 	require.Len(t, before, 1)
-	require.Equal(t, []delivery.Secret{{Value: "whsec_c2VjcmV0"}}, before[0].Secrets)
+	require.Equal(t, []delivery.Secret{{Value: endpointtest.Secret}}, before[0].Secrets)
 	require.Equal(t, 10*time.Second, before[0].Timeout)
 
-	_, err = b.all.Exec(ctx, `insert into delivery.endpoint_secrets (endpoint_id, secret, expires_at) values
-		($1, 'whsec_b2xk', now() + interval '1 hour'), ($1, 'whsec_Z29uZQ==', now() - interval '1 second')`, [16]byte(id))
+	manager := endpointtest.NewManager(t, b.all)
+	fresh, err := manager.RotateSecret(ctx, id, "", signing.HMAC, time.Hour)
 	require.NoError(t, err)
 	after, err := b.Endpoints(ctx, []uuid.UUID{id})
 	require.NoError(t, err)
 	require.Greater(t, after[0].Revision, before[0].Revision)
-	require.Len(t, after[0].Secrets, 2, "an expired secret signs nothing")
-	require.Equal(t, "whsec_b2xk", after[0].Secrets[0].Value)
-	require.WithinDuration(t, time.Now().Add(time.Hour), after[0].Secrets[0].ExpiresAt, time.Minute)
+	require.Len(t, after[0].Secrets, 2, "both sign while one replaces the other")
+	require.Equal(t, delivery.Secret{Value: fresh}, after[0].Secrets[0])
+	require.Equal(t, endpointtest.Secret, after[0].Secrets[1].Value)
+	require.WithinDuration(t, time.Now().Add(time.Hour), after[0].Secrets[1].ExpiresAt, time.Minute)
+
+	_, err = manager.RotateSecret(ctx, id, endpointtest.Secret, signing.HMAC, 0)
+	require.NoError(t, err)
+	last, err := b.Endpoints(ctx, []uuid.UUID{id})
+	require.NoError(t, err)
+	require.Equal(t, []delivery.Secret{{Value: endpointtest.Secret}}, last[0].Secrets, "without an overlap nothing else signs")
+}
+
+func TestEndpointThatTheKeysDoNotOpenIsMarked(t *testing.T) {
+	t.Parallel()
+	b := newBooks(t)
+	ctx := t.Context()
+	plain := b.endpoint(t, "m")
+	secret := endpointtest.Add(t, b.all, "m", func(s *endpoint.Spec) {
+		s.URL, s.Headers = "https://user:pass@shop.example/hooks?token=abc", map[string]string{"X-Api-Key": "k"}
+	})
+	opened, err := b.Endpoints(ctx, []uuid.UUID{plain, secret})
+	require.NoError(t, err)
+	byID := map[uuid.UUID]delivery.Endpoint{opened[0].ID: opened[0], opened[1].ID: opened[1]}
+	require.Equal(t, "https://user:pass@shop.example/hooks?token=abc", byID[secret].URL)
+	require.Equal(t, map[string]string{"X-Api-Key": "k"}, byID[secret].Headers)
+	require.False(t, byID[plain].Sealed || byID[secret].Sealed)
+	require.NoError(t, b.CheckKeys(ctx))
+
+	var others seal.Keyring
+	require.NoError(t, others.UnmarshalText([]byte(seal.NewKey("other"))))
+	stranger := postgres.NewLedger(b.pool, postgres.LedgerOptions{Keys: others})
+	locked, err := stranger.Endpoints(ctx, []uuid.UUID{plain, secret})
+	require.NoError(t, err, "an endpoint that cannot be opened holds up nobody else")
+	for _, each := range locked {
+		require.True(t, each.Sealed)
+		require.Empty(t, each.Secrets)
+	}
+	require.EqualError(t, stranger.CheckKeys(ctx), "ENCRYPTION_KEYS has keys other, but endpoints are sealed with test")
+}
+
+func (b books) enabled(t *testing.T, id uuid.UUID) (bool, string) {
+	t.Helper()
+	var enabled bool
+	var reason string
+	require.NoError(t, b.all.QueryRow(t.Context(), "select enabled, coalesce(disabled_reason, '') from delivery.endpoints where id = $1", [16]byte(id)).Scan(&enabled, &reason))
+	return enabled, reason
+}
+
+func TestA410DisablesTheEndpointAndSaysSoOnce(t *testing.T) {
+	t.Parallel()
+	b := newBooks(t)
+	ctx := t.Context()
+	b.endpoint(t, "m")
+	claims, _, err := b.Plan(ctx, "inv-1", route, refs("m", 2))
+	require.NoError(t, err)
+	for _, claim := range claims {
+		gone := failure(claim)
+		gone.State, gone.Cause, gone.StatusCode = delivery.Parked, delivery.CauseGone, 410
+		for range 2 {
+			require.NoError(t, b.Record(ctx, "inv-1", []delivery.Outcome{gone}))
+		}
+	}
+	enabled, reason := b.enabled(t, claims[0].EndpointID)
+	require.False(t, enabled)
+	require.Equal(t, "gone", reason)
+	require.Equal(t, row{State: "parked", Epoch: 1, Attempts: 1}, b.row(t, claims[0].Key))
+
+	told, err := b.Unpublished(ctx, 10)
+	require.NoError(t, err)
+	require.Len(t, told, 1)
+	require.Equal(t, "endpoint.disabled", told[0].Type)
+	require.Equal(t, "m", told[0].MerchantID)
+	var data struct {
+		EndpointID uuid.UUID `json:"endpoint_id"`
+		Reason     string    `json:"reason"`
+	}
+	require.NoError(t, json.Unmarshal(told[0].Data, &data))
+	require.Equal(t, claims[0].EndpointID, data.EndpointID)
+	require.Equal(t, "gone", data.Reason)
+	require.NoError(t, b.MarkPublished(ctx, told[0].ID))
+	told, err = b.Unpublished(ctx, 10)
+	require.NoError(t, err)
+	require.Empty(t, told)
+}
+
+func TestFailureOnlyForDaysDisablesTheEndpoint(t *testing.T) {
+	t.Parallel()
+	b := newBooks(t)
+	ctx := t.Context()
+	id := b.endpoint(t, "m")
+	fail := func(cause delivery.Cause) {
+		t.Helper()
+		claims, _, err := b.Plan(ctx, "inv-1", route, refs("m", 1))
+		require.NoError(t, err)
+		require.Len(t, claims, 1)
+		o := failure(claims[0])
+		o.Cause = cause
+		require.NoError(t, b.Record(ctx, "inv-1", []delivery.Outcome{o}))
+	}
+	succeed := func() {
+		t.Helper()
+		claims, _, err := b.Plan(ctx, "inv-1", route, refs("m", 1))
+		require.NoError(t, err)
+		require.NoError(t, b.Record(ctx, "inv-1", []delivery.Outcome{success(claims[0])}))
+	}
+	since := func() int {
+		t.Helper()
+		return b.count(t, "select coalesce(extract(epoch from clock_timestamp() - min(since)) / 3600, -1)::int from delivery.failing_endpoints")
+	}
+	failedFor := func(hours int) {
+		t.Helper()
+		_, err := b.all.Exec(ctx, "update delivery.failing_endpoints set since = clock_timestamp() - $1 * interval '1 hour'", hours)
+		require.NoError(t, err)
+	}
+	require.Equal(t, -1, since())
+	fail(delivery.CauseInternal)
+	require.Equal(t, -1, since(), "not the endpoint's failure")
+	fail(delivery.CauseServerError)
+	require.Equal(t, 0, since())
+	failedFor(119)
+	fail(delivery.CauseRefused)
+	require.Equal(t, 119, since(), "the first failure counts")
+	enabled, _ := b.enabled(t, id)
+	require.True(t, enabled, "five days are not over")
+	succeed()
+	require.Equal(t, -1, since(), "one success, and it starts anew")
+	fail(delivery.CauseRefused)
+	failedFor(121)
+	enabled, _ = b.enabled(t, id)
+	require.True(t, enabled, "time alone disables nothing")
+	fail(delivery.CauseRefused)
+	enabled, reason := b.enabled(t, id)
+	require.False(t, enabled)
+	require.Equal(t, "failing", reason)
+	require.Equal(t, 1, b.count(t, "select count(*) from delivery.operational_events where event_type = 'endpoint.disabled' and data ->> 'reason' = 'failing'"))
+}
+
+func TestParkedDeliveriesWaitForTheirEndpoint(t *testing.T) {
+	t.Parallel()
+	b := newBooks(t)
+	ctx := t.Context()
+	id := b.endpoint(t, "m")
+	manager := endpointtest.NewManager(t, b.all)
+	require.NoError(t, manager.Disable(ctx, id))
+	planned := refs("m", 5)
+	claims, _, err := b.Plan(ctx, "inv-1", route, planned)
+	require.NoError(t, err)
+	require.Empty(t, claims)
+	taken, err := b.Unpark(ctx, 10)
+	require.NoError(t, err)
+	require.Empty(t, taken, "it is disabled")
+
+	parked, err := manager.Enable(ctx, id, false)
+	require.NoError(t, err)
+	require.EqualValues(t, 5, parked)
+	taken, err = b.Unpark(ctx, 2)
+	require.NoError(t, err)
+	require.Len(t, taken, 2)
+	for i, each := range taken {
+		require.Equal(t, planned[i].ID, each.EventID, "the oldest first")
+		require.EqualValues(t, 2, each.Epoch)
+		require.Equal(t, 1, each.Number)
+		require.Equal(t, row{State: "retrying", Epoch: 2, Due: true}, b.row(t, each.Key))
+	}
+	got, _, err := b.Claim(ctx, "inv-2", id, []delivery.Ticket{{EventID: taken[0].EventID, Epoch: taken[0].Epoch}})
+	require.NoError(t, err)
+	require.Len(t, got, 1)
+
+	require.NoError(t, manager.Disable(ctx, id))
+	dropped, err := manager.Enable(ctx, id, true)
+	require.NoError(t, err)
+	require.EqualValues(t, 3, dropped)
+	require.Equal(t, 3, b.count(t, "select count(*) from delivery.deliveries where state = 'dead' and last_cause = 'dropped' and ended_at is not null"))
+	taken, err = b.Unpark(ctx, 10)
+	require.NoError(t, err)
+	require.Empty(t, taken)
+}
+
+func TestParkedDeliveriesOfARemovedEndpointEnd(t *testing.T) {
+	t.Parallel()
+	b := newBooks(t)
+	ctx := t.Context()
+	id := b.endpoint(t, "m")
+	manager := endpointtest.NewManager(t, b.all)
+	require.NoError(t, manager.Disable(ctx, id))
+	_, _, err := b.Plan(ctx, "inv-1", route, refs("m", 2))
+	require.NoError(t, err)
+	ended, err := manager.Remove(ctx, id)
+	require.NoError(t, err)
+	require.EqualValues(t, 2, ended)
+	require.Equal(t, 2, b.count(t, "select count(*) from delivery.deliveries where state = 'dead' and last_cause = 'endpoint_gone'"))
+
+	// One that was planned by a statement that still saw the endpoint, and is written after it was removed.
+	late := uuid.Must(uuid.NewV7())
+	_, err = b.all.Exec(ctx, "insert into delivery.deliveries (event_id, endpoint_id, epoch, merchant_id, state) values ($1, $2, 1, 'm', 'parked')", [16]byte(late), [16]byte(id))
+	require.NoError(t, err)
+	taken, err := b.Unpark(ctx, 10)
+	require.NoError(t, err)
+	require.Len(t, taken, 1, "its Attempt finds that the endpoint is gone, and ends it")
 }
 
 func TestBuryKeepsARecordOnce(t *testing.T) {

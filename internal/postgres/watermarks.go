@@ -154,9 +154,14 @@ func (l *Ledger) TakeOver(ctx context.Context, overdue []delivery.Overdue) ([]de
 	for i, o := range overdue {
 		events[i], endpoints[i], generations[i], epochs[i] = o.EventID, o.EndpointID, o.Generation, o.Epoch
 	}
-	rows, err := l.pool.Query(ctx, takeOver, events, endpoints, generations, epochs)
+	return l.taken(ctx, "taking deliveries over", takeOver, events, endpoints, generations, epochs)
+}
+
+// taken runs a statement that takes deliveries and returns them with their new epoch.
+func (l *Ledger) taken(ctx context.Context, doing, statement string, args ...any) ([]delivery.Overdue, error) {
+	rows, err := l.pool.Query(ctx, statement, args...)
 	if err != nil {
-		return nil, classify("taking deliveries over", err)
+		return nil, classify(doing, err)
 	}
 	out, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (delivery.Overdue, error) {
 		var o delivery.Overdue
@@ -165,9 +170,38 @@ func (l *Ledger) TakeOver(ctx context.Context, overdue []delivery.Overdue) ([]de
 		return o, err
 	})
 	if err != nil {
-		return nil, classify("taking deliveries over", err)
+		return nil, classify(doing, err)
 	}
 	return out, nil
+}
+
+// unpark finds the endpoints that have parked deliveries by skipping along the index of those, from one endpoint to the next:
+// nearly always there are none.
+const unpark = `
+with recursive holders (id) as (
+    (select endpoint_id from delivery.deliveries where state = 'parked' order by endpoint_id limit 1)
+    union all
+    select (select d.endpoint_id from delivery.deliveries d where d.state = 'parked' and d.endpoint_id > h.id order by d.endpoint_id limit 1)
+      from holders h where h.id is not null
+), healthy as (
+    select h.id from holders h left join delivery.endpoints e on e.id = h.id
+     where h.id is not null and (e.id is null or e.enabled)
+), chosen as (
+    select p.event_id, p.endpoint_id, p.generation
+      from healthy h cross join lateral (
+           select event_id, endpoint_id, generation from delivery.deliveries d
+            where d.endpoint_id = h.id and d.state = 'parked' order by d.event_id limit $1) p
+     limit $1
+)
+update delivery.deliveries d set epoch = d.epoch + 1, owner = null, state = 'retrying', next_attempt_at = clock_timestamp()
+  from chosen c
+ where d.event_id = c.event_id and d.endpoint_id = c.endpoint_id and d.generation = c.generation and d.state = 'parked'
+returning d.event_id, d.endpoint_id, d.generation, d.epoch, d.attempts`
+
+// Unpark takes at most limit parked deliveries whose endpoint is enabled, or gone, and returns them: the oldest of each
+// endpoint, due now and without an owner. An Attempt that never comes leaves them overdue.
+func (l *Ledger) Unpark(ctx context.Context, limit int) ([]delivery.Overdue, error) {
+	return l.taken(ctx, "taking parked deliveries", unpark, limit)
 }
 
 // openSince reads at most as many open deliveries as a person can make sense of; beyond it the answer is a bound.

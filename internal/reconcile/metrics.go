@@ -63,10 +63,10 @@ func newMetrics(registry prometheus.Registerer) *reconcileMetrics {
 		}, []string{"enabled"}),
 	}
 	// Alarms need the 0 before the first one.
-	for _, part := range []string{"events", "deliveries", "settled"} {
+	for _, part := range []string{"events", "deliveries", "parked", "operational", "settled"} {
 		m.failures.WithLabelValues(part)
 	}
-	for _, reason := range []string{"overtaken", "over_age", "overdue", "owner_ended"} {
+	for _, reason := range []string{"overtaken", "over_age", "overdue", "owner_ended", "parked"} {
 		m.redriven.WithLabelValues(reason)
 	}
 	m.countOpen(nil)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/hookline/hookline/internal/delivery"
 	"github.com/hookline/hookline/internal/event"
+	"github.com/hookline/hookline/internal/fault"
 	"github.com/hookline/hookline/internal/platform/logging"
 )
 
@@ -32,6 +33,9 @@ type ledger interface {
 	Planned(ctx context.Context, ids []uuid.UUID) (map[uuid.UUID]time.Duration, error)
 	Overdue(ctx context.Context, grace time.Duration, limit int) ([]delivery.Overdue, error)
 	TakeOver(ctx context.Context, overdue []delivery.Overdue) ([]delivery.Overdue, error)
+	Unpark(ctx context.Context, limit int) ([]delivery.Overdue, error)
+	Unpublished(ctx context.Context, limit int) ([]event.Operational, error)
+	MarkPublished(ctx context.Context, id uuid.UUID) error
 	OpenSince(ctx context.Context) (map[string]time.Time, map[delivery.State]int, error)
 	CountEndpoints(ctx context.Context) (enabled, disabled int, err error)
 }
@@ -48,12 +52,18 @@ type driver interface {
 	SendAttempt(ctx context.Context, list delivery.AttemptList) error
 }
 
+// publisher makes events of what happened to endpoints.
+type publisher interface {
+	Publish(ctx context.Context, e event.Operational) error
+}
+
 // Bounds of one look.
 const (
-	pageEvents  = 500
-	pagesAtOnce = 40   // with something unplanned before them; what is beyond is looked at when that is planned
-	batchEvents = 64   // as intake's
-	openAtOnce  = 5000 // overdue deliveries read in one look
+	publishAtOnce = 100
+	pageEvents    = 500
+	pagesAtOnce   = 40   // with something unplanned before them; what is beyond is looked at when that is planned
+	batchEvents   = 64   // as intake's
+	openAtOnce    = 5000 // overdue deliveries read in one look
 )
 
 // Config says how patient the reconciler is. The defaults are for production; the crash tests are less so.
@@ -72,6 +82,7 @@ type Reconciler struct {
 	ledger      ledger
 	invocations invocations
 	driver      driver
+	publisher   publisher
 	log         *slog.Logger
 	metrics     *reconcileMetrics
 
@@ -116,8 +127,8 @@ type Report struct {
 }
 
 // New makes a Reconciler. Its metrics are added to the registry.
-func New(cfg Config, f feed, l ledger, i invocations, d driver, log *slog.Logger, registry prometheus.Registerer) *Reconciler {
-	return &Reconciler{cfg: cfg, feed: f, ledger: l, invocations: i, driver: d, log: log, metrics: newMetrics(registry)}
+func New(cfg Config, f feed, l ledger, i invocations, d driver, p publisher, log *slog.Logger, registry prometheus.Registerer) *Reconciler {
+	return &Reconciler{cfg: cfg, feed: f, ledger: l, invocations: i, driver: d, publisher: p, log: log, metrics: newMetrics(registry)}
 }
 
 // Report returns what the last look found; in a process that does not lead, the zero value.
@@ -159,7 +170,7 @@ func (r *Reconciler) lead(ctx context.Context) error {
 		report := Report{Leading: true, LookedAt: time.Now()}
 		// Each part by itself: data-service may be down while deliveries wait to be taken over.
 		for name, part := range map[string]func(context.Context, uint64, *Report) error{
-			"events": r.lookAtEvents, "deliveries": r.lookAtDeliveries, "settled": r.lookAtSettled,
+			"events": r.lookAtEvents, "deliveries": r.lookAtDeliveries, "parked": r.lookAtParked, "operational": r.publish, "settled": r.lookAtSettled,
 		} {
 			if err := part(ctx, look, &report); err != nil && ctx.Err() == nil {
 				r.metrics.failures.WithLabelValues(name).Inc()
@@ -462,6 +473,42 @@ func (r *Reconciler) sendAttempts(ctx context.Context, taken []delivery.Overdue)
 	for _, list := range delivery.AttemptLists(taken) {
 		if err := r.driver.SendAttempt(ctx, list); err != nil {
 			return fmt.Errorf("sending attempts of deliveries taken over: %w", err)
+		}
+	}
+	return nil
+}
+
+// lookAtParked drains what is parked at endpoints that are enabled again, or gone.
+func (r *Reconciler) lookAtParked(ctx context.Context, _ uint64, _ *Report) error {
+	if r.budget == 0 {
+		return nil
+	}
+	taken, err := r.ledger.Unpark(ctx, r.budget)
+	if err != nil || len(taken) == 0 {
+		return err
+	}
+	r.budget -= len(taken)
+	r.log.LogAttrs(ctx, slog.LevelInfo, "parked deliveries are attempted", slog.Int("deliveries", len(taken)))
+	r.metrics.redriven.WithLabelValues("parked").Add(float64(len(taken)))
+	return r.sendAttempts(ctx, taken)
+}
+
+// publish makes events of what happened to endpoints. One that payments-api refuses for what it says is closed, and seen in
+// the log: it would be refused for ever, and hold up the others.
+func (r *Reconciler) publish(ctx context.Context, _ uint64, _ *Report) error {
+	waiting, err := r.ledger.Unpublished(ctx, publishAtOnce)
+	if err != nil {
+		return err
+	}
+	for _, each := range waiting {
+		if err := r.publisher.Publish(ctx, each); err != nil {
+			if class := fault.ClassOf(err); class != fault.Invalid && class != fault.Conflict {
+				return fmt.Errorf("publishing an operational event: %w", err)
+			}
+			r.log.LogAttrs(ctx, slog.LevelError, "an operational event was refused", slog.String("operational_event_id", each.ID.String()), logging.Error(err))
+		}
+		if err := r.ledger.MarkPublished(ctx, each.ID); err != nil {
+			return err
 		}
 	}
 	return nil

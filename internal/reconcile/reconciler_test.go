@@ -22,6 +22,7 @@ import (
 
 	"github.com/hookline/hookline/internal/delivery"
 	"github.com/hookline/hookline/internal/event"
+	"github.com/hookline/hookline/internal/fault"
 	"github.com/hookline/hookline/internal/reconcile"
 )
 
@@ -53,6 +54,10 @@ type world struct {
 	attempts []string
 	taken    int
 	loses    bool // what is driven is lost once more
+	parked   []delivery.Overdue
+	waiting  []event.Operational
+	refuses  map[uuid.UUID]error // what payments-api says about an operational event
+	said     []uuid.UUID
 	registry *prometheus.Registry
 	*reconcile.Reconciler
 }
@@ -62,8 +67,41 @@ func newWorld() *world {
 		xmin: 1 << 40, system: "s1", timeline: "00000001", planned: map[uuid.UUID]time.Time{}, ended: map[string]bool{}, registry: prometheus.NewRegistry(),
 	}
 	cfg := reconcile.Config{Interval: interval, Grace: grace, OverAge: overAge, Rate: 100, Retention: 7 * 24 * time.Hour}
-	w.Reconciler = reconcile.New(cfg, w, w, w, w, slog.New(slog.DiscardHandler), w.registry)
+	w.Reconciler = reconcile.New(cfg, w, w, w, w, w, slog.New(slog.DiscardHandler), w.registry)
 	return w
+}
+
+// Unpark implements the ledger.
+func (w *world) Unpark(_ context.Context, limit int) ([]delivery.Overdue, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n := min(limit, len(w.parked))
+	taken := w.parked[:n]
+	w.parked = w.parked[n:]
+	return taken, nil
+}
+
+// Unpublished implements the ledger.
+func (w *world) Unpublished(_ context.Context, limit int) ([]event.Operational, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.waiting[:min(limit, len(w.waiting))]), nil
+}
+
+// MarkPublished implements the ledger.
+func (w *world) MarkPublished(_ context.Context, id uuid.UUID) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.waiting = slices.DeleteFunc(w.waiting, func(e event.Operational) bool { return e.ID == id })
+	return nil
+}
+
+// Publish implements payments-api.
+func (w *world) Publish(_ context.Context, e event.Operational) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.said = append(w.said, e.ID)
+	return w.refuses[e.ID]
 }
 
 // commit adds an event of the merchant, as old as the bubble's clock says now.
@@ -600,7 +638,45 @@ func TestMetricsAreThereFromTheStart(t *testing.T) {
 	n, err := testutil.GatherAndCount(w.registry, "hookline_reconciler_redriven_total", "hookline_events_unaccounted", "hookline_feed_xmin_age_seconds",
 		"hookline_reconciler_failures_total", "hookline_deliveries", "hookline_deliveries_overdue", "hookline_endpoints")
 	require.NoError(t, err)
-	require.Equal(t, 14, n)
+	require.Equal(t, 17, n)
+}
+
+func TestParkedDeliveriesOfEnabledEndpointsAreAttempted(t *testing.T) {
+	t.Parallel()
+	in(t, func(t *testing.T, w *world, pause func(time.Duration)) {
+		w.set(func() {
+			for range 250 { // 100 each look
+				w.parked = append(w.parked, overdueOf("", 3))
+			}
+		})
+		pause(interval / 2)
+		w.set(func() { require.Len(t, w.attempts, 100, "the drainer keeps to the reconciler's rate") })
+		pause(2 * interval)
+		w.set(func() { require.Len(t, w.attempts, 250) })
+		require.InDelta(t, 250, counter(t, w, "hookline_reconciler_redriven_total", "parked"), 0)
+	})
+}
+
+func TestOperationalEventsArePublishedUntilTheyAreTaken(t *testing.T) {
+	t.Parallel()
+	in(t, func(t *testing.T, w *world, pause func(time.Duration)) {
+		bad, good := event.Operational{ID: uuid.New()}, event.Operational{ID: uuid.New()}
+		w.set(func() {
+			w.waiting = []event.Operational{bad, good}
+			w.refuses = map[uuid.UUID]error{bad.ID: fault.New(fault.Invalid, "no such field"), good.ID: fault.New(fault.Unavailable, "payments-api is away")}
+		})
+		pause(interval / 2)
+		w.set(func() {
+			require.Equal(t, []event.Operational{good}, w.waiting, "what is refused for what it says is closed, the rest waits")
+		})
+		require.InDelta(t, 1, counter(t, w, "hookline_reconciler_failures_total", "operational"), 0)
+		w.set(func() { delete(w.refuses, good.ID) })
+		pause(interval)
+		w.set(func() {
+			require.Empty(t, w.waiting)
+			require.Equal(t, []uuid.UUID{bad.ID, good.ID, good.ID}, w.said)
+		})
+	})
 }
 
 func TestWhatIsOpenIsCounted(t *testing.T) {

@@ -47,7 +47,7 @@ type world struct {
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	db := pgtest.New(t)
-	w := &world{ledger: postgres.NewLedger(db.Pool(t, migrations.RoleWorker)), all: db.Pool(t, ""), data: &data{}, posts: &posts{}}
+	w := &world{ledger: postgres.NewLedger(db.Pool(t, migrations.RoleWorker), postgres.LedgerOptions{}), all: db.Pool(t, ""), data: &data{}, posts: &posts{}}
 	w.dispatcher = dispatch.New(t.Context(), dispatch.Config{Route: "inhouse", Schedule: delivery.Schedule{time.Minute}}, w.ledger, w.data, w.posts,
 		slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 	t.Cleanup(func() { require.NoError(t, w.dispatcher.Close(context.WithoutCancel(t.Context()))) })

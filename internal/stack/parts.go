@@ -84,6 +84,9 @@ func (s *stack) parts(ctx context.Context, p programs) (map[string]*part, error)
 			"DATABASE_URL":  database.RoleDSN(migrations.RoleWorker, s.secrets.Worker, Database),
 			"KAFKA_BROKERS": brokers["KAFKA_BROKERS"], "KAFKA_TOPIC": brokers["KAFKA_TOPIC"],
 			"DATA_SERVICE_URL":    s.url(DataService),
+			"PAYMENTS_API_URL":    s.url(PaymentsAPI),
+			"ENCRYPTION_KEYS":     s.secrets.EncryptionKeys,
+			"ENDPOINT_ALLOW":      EndpointAllow,
 			"INTAKE":              s.Intake,
 			"KAFKA_GROUP":         consumerGroup,
 			"RESTATE_INGRESS_URL": s.restate("").IngressURL(),
@@ -96,7 +99,7 @@ func (s *stack) parts(ctx context.Context, p programs) (map[string]*part, error)
 		},
 	}
 	if token := lookup(s.Environ, "API_TOKEN"); token != "" { // every service then wants it
-		services[WebhookWorker]["DATA_SERVICE_TOKEN"] = token
+		services[WebhookWorker]["DATA_SERVICE_TOKEN"], services[WebhookWorker]["PAYMENTS_API_TOKEN"] = token, token
 	}
 	for _, name := range workers[1:s.Workers] {
 		services[name] = maps.Clone(services[WebhookWorker])

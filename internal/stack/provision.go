@@ -13,11 +13,18 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/hookline/hookline/internal/catalogue"
+	"github.com/hookline/hookline/internal/deliver"
+	"github.com/hookline/hookline/internal/egress"
+	"github.com/hookline/hookline/internal/endpoint"
 	"github.com/hookline/hookline/internal/kafka"
+	"github.com/hookline/hookline/internal/platform/config"
 	"github.com/hookline/hookline/internal/postgres"
+	"github.com/hookline/hookline/internal/seal"
 	"github.com/hookline/hookline/internal/stack/pgserver"
 	"github.com/hookline/hookline/internal/stack/process"
 	"github.com/hookline/hookline/internal/stack/tools"
@@ -248,31 +255,55 @@ func (s *stack) migrate(ctx context.Context) error {
 // demoEndpoint is fixed, so that every up finds the one of the last.
 var demoEndpoint = uuid.MustParse("01900000-0000-7000-8000-000000000001")
 
-// seed gives the demo merchant its endpoint at the simulator.
+// EndpointAllow is the allow-list of the embedded stack: merchants on this machine, as the simulator is one.
+const EndpointAllow = "127.0.0.0/8,::1,localhost"
+
+// Endpoints manages the endpoints in the ledger that the pool reaches. A webhook goes nowhere but where the guard lets it.
+func Endpoints(pool *pgxpool.Pool, keys seal.Keyring, guard *egress.Guard) *endpoint.Manager {
+	return endpoint.NewManager(postgres.NewEndpointStore(pool), keys, endpoint.Rules{
+		URL: guard.CheckURL, Filter: catalogue.CheckFilter, Header: deliver.CheckHeader,
+	})
+}
+
+// Seed gives the demo merchant its endpoint, at the simulator's URL and with the secret that the simulator verifies by. It
+// may be repeated. Whatever is not sealed with the first key is sealed anew.
+func Seed(ctx context.Context, manager *endpoint.Manager, url, secret string) error {
+	err := manager.Put(ctx, demoEndpoint, endpoint.Spec{
+		MerchantID: DemoMerchant, URL: url, Description: "the merchant simulator", Secret: secret,
+	})
+	if err != nil {
+		return err
+	}
+	_, err = manager.Reseal(ctx, func(int, int) {})
+	return err
+}
+
 func (s *stack) seed(ctx context.Context) error {
 	pool, err := postgres.NewPool(ctx, s.dsn(), postgres.Options{ApplicationName: "hookline up"})
 	if err != nil {
 		return err
 	}
 	defer pool.Close()
-	_, err = postgres.NewEndpointStore(pool).Put(ctx, postgres.NewEndpoint{
-		ID: demoEndpoint, MerchantID: DemoMerchant, URL: s.url(MerchantSimulator) + "/webhooks",
-		Description: "the merchant simulator of the embedded stack", Secret: s.secrets.Webhook,
-	})
-	return err
-}
-
-// makeTopic makes the topic. A broker may answer a ping before it can do that.
-func (s *stack) makeTopic(ctx context.Context) error {
-	client, err := s.kafkaClient()
+	guard, err := EmbeddedGuard()
 	if err != nil {
 		return err
 	}
-	defer client.Close()
-	const partitions, copies = 4, 1
-	return poll(ctx, 30*time.Second, func(ctx context.Context) error {
-		return kafka.EnsureTopic(ctx, client, Topic, partitions, copies, 0)
-	})
+	return Seed(ctx, Endpoints(pool, s.secrets.Keys, guard), s.url(MerchantSimulator)+"/webhooks", s.secrets.Webhook)
+}
+
+// EmbeddedGuard is the guard by which the embedded stack's endpoints are made.
+func EmbeddedGuard() (*egress.Guard, error) {
+	cfg, err := config.Load(egress.Config{}, []string{"ENDPOINT_ALLOW=" + EndpointAllow})
+	if err != nil {
+		return nil, fmt.Errorf("reading the allow-list of the embedded stack: %w", err)
+	}
+	return egress.New(cfg), nil
+}
+
+// makeTopic makes the topic of the embedded stack.
+func (s *stack) makeTopic(ctx context.Context) error {
+	cfg := kafka.Config{Brokers: []string{s.address(Kafka)}, Topic: Topic}
+	return MakeTopic(ctx, cfg, TopicShape{Partitions: 4, Copies: 1}, 30*time.Second)
 }
 
 // poll calls f until it succeeds; its last error is returned at the deadline.

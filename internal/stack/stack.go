@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
-	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -13,8 +12,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"time"
 
+	"github.com/hookline/hookline/internal/seal"
+	"github.com/hookline/hookline/internal/signing"
 	"github.com/hookline/hookline/internal/stack/pgserver"
 	"github.com/hookline/hookline/internal/stack/process"
 	"github.com/hookline/hookline/internal/stack/tools"
@@ -69,6 +71,9 @@ type secrets struct {
 	Worker    string `json:"worker"`
 	// Webhook signs what the demo merchant gets.
 	Webhook string `json:"webhook"`
+	// EncryptionKeys seal what the ledger keeps of merchants' secrets; Keys are the same, parsed.
+	EncryptionKeys string       `json:"encryption_keys"`
+	Keys           seal.Keyring `json:"-"`
 }
 
 func open(o Options, progress func(string)) (*stack, error) {
@@ -86,6 +91,11 @@ func open(o Options, progress func(string)) (*stack, error) {
 	}
 	if err := readJSON(s.path("secrets.json"), &s.secrets); err != nil {
 		return nil, err
+	}
+	if s.secrets.EncryptionKeys != "" {
+		if err := s.secrets.Keys.UnmarshalText([]byte(s.secrets.EncryptionKeys)); err != nil {
+			return nil, fmt.Errorf("reading %s: %w", s.path("secrets.json"), err)
+		}
 	}
 	return s, nil
 }
@@ -152,9 +162,24 @@ func (s *stack) drawSecrets() error {
 	for _, field := range []*string{&s.secrets.Superuser, &s.secrets.API, &s.secrets.Reader, &s.secrets.CDC, &s.secrets.Worker} {
 		*field = hex.EncodeToString(random(16))
 	}
-	s.secrets.Webhook = "whsec_" + base64.StdEncoding.EncodeToString(random(32))
+	var err error
+	if s.secrets.Webhook, err = signing.NewSecret(signing.HMAC); err != nil {
+		return err
+	}
+	return s.keepKeys(seal.NewKey(keyID(1)))
+}
+
+// keepKeys replaces the keys that seal merchants' secrets.
+func (s *stack) keepKeys(keys string) error {
+	s.secrets.EncryptionKeys = keys
+	if err := s.secrets.Keys.UnmarshalText([]byte(keys)); err != nil {
+		return fmt.Errorf("reading the new keys: %w", err)
+	}
 	return process.WriteJSON(s.path("secrets.json"), s.secrets, 0o600)
 }
+
+// keyID names the n-th key of a state directory.
+func keyID(n int) string { return "k" + strconv.Itoa(n) }
 
 func random(n int) []byte {
 	b := make([]byte, n)

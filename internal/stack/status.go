@@ -1,10 +1,14 @@
 package stack
 
+import "github.com/hookline/hookline/internal/seal"
+
 // Status is what `hookline status --json` prints.
 type Status struct {
 	Components []Component `json:"components"`
 	// DSN may read the business tables and the ledger.
 	DSN string `json:"dsn"`
+	// Keys seal what the ledger keeps of merchants' secrets.
+	Keys seal.Keyring `json:"-"`
 	// Intake and Kafka are the ways that the stack was last brought up with.
 	Intake string `json:"intake"`
 	Kafka  string `json:"kafka"`

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/hookline/hookline/internal/seal"
 	"github.com/hookline/hookline/internal/stack/process"
 )
 
@@ -81,6 +82,11 @@ func (s *stack) up(ctx context.Context) error {
 			return err
 		}
 		if err := s.drawSecrets(); err != nil {
+			return err
+		}
+	}
+	if s.secrets.EncryptionKeys == "" { // of a stack from before secrets were sealed
+		if err := s.keepKeys(seal.NewKey(keyID(1))); err != nil {
 			return err
 		}
 	}

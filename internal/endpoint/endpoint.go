@@ -1,0 +1,106 @@
+// Package endpoint manages merchants' endpoints: what one may be, its secrets, and what becomes of its deliveries when it
+// is disabled, enabled or removed. The worker, which delivers, reads them; it writes nothing here but that one is disabled.
+package endpoint
+
+import (
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/hookline/hookline/internal/delivery"
+	"github.com/hookline/hookline/internal/signing"
+)
+
+// Ordering is what an endpoint is promised about the order of its webhooks.
+type Ordering string
+
+// The orderings.
+const (
+	Parallel  Ordering = "parallel" // none
+	PerObject Ordering = "object"   // of one object's events
+)
+
+// Why an endpoint is disabled.
+const (
+	DisabledByOperator = "operator"
+	DisabledGone       = "gone"    // it answered 410
+	DisabledFailing    = "failing" // for days, without a success in between
+)
+
+// Spec is an endpoint as somebody wants it.
+type Spec struct {
+	MerchantID  string
+	URL         string
+	Description string
+	// EventTypes are exact types, or prefixes such as payment.*; none is every type but the operational ones.
+	EventTypes []string
+	// UnknownTypes lets EventTypes name types that the catalogue does not have.
+	UnknownTypes bool
+	Headers      map[string]string
+	Schedule     delivery.Schedule // nil is the deployment's
+	Ordering     Ordering          // empty is Parallel
+	Timeout      time.Duration     // of one attempt; 0 is DefaultTimeout
+	Secret       string            // as signing.ParseSecret reads it; empty draws one
+	SecretKind   signing.Kind      // of the one that is drawn; empty is HMAC
+}
+
+// Change is what is to become of an endpoint; nil leaves a part as it is.
+type Change struct {
+	URL          *string
+	Description  *string
+	EventTypes   *[]string
+	UnknownTypes bool
+	Headers      *map[string]string
+	Schedule     *delivery.Schedule // of nothing is the deployment's
+	Ordering     *Ordering
+	Timeout      *time.Duration
+}
+
+// DefaultTimeout is of one attempt, from the dial to the last byte of the answer that is read.
+const DefaultTimeout = 10 * time.Second
+
+// Endpoint is an endpoint as it is shown: nothing of it is secret.
+type Endpoint struct {
+	ID         uuid.UUID `json:"id"`
+	MerchantID string    `json:"merchant_id"`
+	// URL has no user info and no query; HasCredentials says that the one which is used has.
+	URL            string            `json:"url"`
+	HasCredentials bool              `json:"url_has_credentials"`
+	Description    string            `json:"description"`
+	EventTypes     []string          `json:"event_types"`
+	HeaderNames    []string          `json:"header_names"`
+	Schedule       delivery.Schedule `json:"retry_schedule,omitempty"` // absent is the deployment's
+	Ordering       Ordering          `json:"ordering"`
+	TimeoutMS      int64             `json:"timeout_ms"`
+	Enabled        bool              `json:"enabled"`
+	DisabledAt     *time.Time        `json:"disabled_at,omitempty"`
+	DisabledReason string            `json:"disabled_reason,omitempty"`
+	// FailingSince is the first failure after the last success.
+	FailingSince *time.Time `json:"failing_since,omitempty"`
+	Secrets      []Secret   `json:"secrets"`
+	CreatedAt    time.Time  `json:"created_at"`
+	UpdatedAt    time.Time  `json:"updated_at"`
+}
+
+// Secret is a live signing secret without what makes it one.
+type Secret struct {
+	ID        uuid.UUID  `json:"id"`
+	KeyID     string     `json:"key_id"` // of the key that it is sealed with
+	CreatedAt time.Time  `json:"created_at"`
+	ExpiresAt *time.Time `json:"expires_at,omitempty"` // of one that is being rotated out
+}
+
+// Row is an endpoint as it is stored.
+type Row struct {
+	Endpoint
+	URLSealed     *string // the whole URL, where it holds more than the one that is shown
+	HeadersSealed *string
+	Revision      int64
+	Sealed        []SealedSecret // the live ones, the newest first
+}
+
+// SealedSecret is a signing secret as it is stored.
+type SealedSecret struct {
+	ID     uuid.UUID
+	Sealed string
+}

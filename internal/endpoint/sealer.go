@@ -1,0 +1,96 @@
+package endpoint
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+
+	"github.com/google/uuid"
+
+	"github.com/hookline/hookline/internal/seal"
+)
+
+// Sealer seals and opens what is secret of one endpoint. What it sealed opens for that endpoint only.
+type Sealer struct {
+	Keys seal.Keyring
+	ID   uuid.UUID
+}
+
+func (s Sealer) place(what string) string { return "endpoint " + s.ID.String() + " " + what }
+
+// SealSecret seals a signing secret.
+func (s Sealer) SealSecret(secret string) (string, error) {
+	return s.seal(secret, "secret")
+}
+
+// OpenSecret opens what SealSecret sealed.
+func (s Sealer) OpenSecret(sealed string) (string, error) { return s.open(sealed, "secret") }
+
+// SealURL returns the URL as it may be shown, and the whole of it sealed; nil where that is all of it. The URL has been
+// parsed before.
+func (s Sealer) SealURL(whole string) (string, *string, error) {
+	u, err := url.Parse(whole)
+	if err != nil {
+		return "", nil, errors.New("parsing the URL of an endpoint") // not the cause, which quotes it
+	}
+	if u.User == nil && u.RawQuery == "" && !u.ForceQuery {
+		return whole, nil, nil
+	}
+	u.User, u.RawQuery, u.ForceQuery = nil, "", false
+	sealed, err := s.seal(whole, "url")
+	return u.String(), &sealed, err
+}
+
+// OpenURL returns the whole URL.
+func (s Sealer) OpenURL(shown string, sealed *string) (string, error) {
+	if sealed == nil {
+		return shown, nil
+	}
+	return s.open(*sealed, "url")
+}
+
+// SealHeaders seals headers; nil where there are none.
+func (s Sealer) SealHeaders(headers map[string]string) (*string, error) {
+	if len(headers) == 0 {
+		return nil, nil //nolint:nilnil // no headers are nothing to seal
+	}
+	text, err := json.Marshal(headers)
+	if err != nil {
+		return nil, fmt.Errorf("encoding headers: %w", err)
+	}
+	sealed, err := s.seal(string(text), "headers")
+	return &sealed, err
+}
+
+// OpenHeaders opens what SealHeaders sealed.
+func (s Sealer) OpenHeaders(sealed *string) (map[string]string, error) {
+	if sealed == nil {
+		return nil, nil //nolint:nilnil // no headers
+	}
+	text, err := s.open(*sealed, "headers")
+	if err != nil {
+		return nil, err
+	}
+	var headers map[string]string
+	if err := json.Unmarshal([]byte(text), &headers); err != nil {
+		return nil, errors.New("the headers of an endpoint are no JSON")
+	}
+	return headers, nil
+}
+
+func (s Sealer) seal(plain, what string) (string, error) {
+	sealed, err := s.Keys.Seal(plain, s.place(what))
+	if err != nil {
+		return "", fmt.Errorf("sealing the %s of endpoint %s: %w", what, s.ID, err)
+	}
+	return sealed, nil
+}
+
+func (s Sealer) open(sealed, what string) (string, error) {
+	plain, err := s.Keys.Open(sealed, s.place(what))
+	if err != nil {
+		return "", fmt.Errorf("opening the %s of endpoint %s: %w", what, s.ID, err)
+	}
+	return plain, nil
+}

@@ -1,0 +1,125 @@
+package endpoint
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hookline/hookline/internal/fault"
+	"github.com/hookline/hookline/internal/signing"
+)
+
+// Bounds of an endpoint.
+const (
+	maxMerchantIDBytes  = 255
+	maxURLBytes         = 2048
+	maxDescriptionBytes = 1000
+	maxEventTypes       = 50
+	maxHeaders          = 20
+	maxHeaderBytes      = 4 << 10 // of all values
+	minTimeout          = time.Second
+	maxTimeout          = 30 * time.Second
+)
+
+// Rules are what others know about what an endpoint may be. Each returns what is wrong, in words for whoever asked for it.
+type Rules struct {
+	URL    func(ctx context.Context, url string) error // where webhooks may go
+	Filter func(filter string) error                   // which event types there are
+	Header func(name, value string) error              // which headers may be sent
+}
+
+// check names every part of the spec that is wrong, by the name of its field.
+func (r Rules) check(ctx context.Context, s Spec) error {
+	problems := map[string]string{}
+	if s.MerchantID == "" || len(s.MerchantID) > maxMerchantIDBytes {
+		problems["merchant_id"] = fmt.Sprintf("want 1 to %d bytes", maxMerchantIDBytes)
+	}
+	if problem := r.checkURL(ctx, s.URL); problem != "" {
+		problems["url"] = problem
+	}
+	if len(s.Description) > maxDescriptionBytes {
+		problems["description"] = fmt.Sprintf("want at most %d bytes", maxDescriptionBytes)
+	}
+	if problem := r.checkFilters(s.EventTypes, s.UnknownTypes); problem != "" {
+		problems["event_types"] = problem
+	}
+	if problem := r.checkHeaders(s.Headers); problem != "" {
+		problems["headers"] = problem
+	}
+	if s.Timeout < minTimeout || s.Timeout > maxTimeout {
+		problems["timeout"] = fmt.Sprintf("want %s to %s", minTimeout, maxTimeout)
+	}
+	if s.Ordering != Parallel && s.Ordering != PerObject {
+		problems["ordering"] = fmt.Sprintf("want %s or %s", Parallel, PerObject)
+	}
+	if s.Secret != "" {
+		if _, err := signing.ParseSecret(s.Secret); err != nil {
+			problems["secret"] = err.Error()
+		}
+	} else if s.SecretKind != signing.HMAC && s.SecretKind != signing.Ed25519 {
+		problems["secret_kind"] = fmt.Sprintf("want %s or %s", signing.HMAC, signing.Ed25519)
+	}
+	return fault.InvalidFields(problems)
+}
+
+func (r Rules) checkURL(ctx context.Context, raw string) string {
+	u, err := url.Parse(raw)
+	switch {
+	case err != nil || !u.IsAbs() || u.Hostname() == "":
+		return "want an absolute URL such as https://example.com/webhooks"
+	case len(raw) > maxURLBytes:
+		return fmt.Sprintf("want at most %d bytes", maxURLBytes)
+	case u.Fragment != "":
+		return "must not hold a fragment: no server ever sees it"
+	}
+	if err := r.URL(ctx, raw); err != nil {
+		return err.Error()
+	}
+	return ""
+}
+
+func (r Rules) checkFilters(filters []string, unknown bool) string {
+	if len(filters) > maxEventTypes {
+		return fmt.Sprintf("want at most %d", maxEventTypes)
+	}
+	for i, filter := range filters {
+		switch {
+		case filter == "":
+			return "an event type must not be empty"
+		case slices.Contains(filters[:i], filter):
+			return fmt.Sprintf("%q is there twice", filter)
+		case unknown:
+			continue
+		}
+		if err := r.Filter(filter); err != nil {
+			return err.Error()
+		}
+	}
+	return ""
+}
+
+func (r Rules) checkHeaders(headers map[string]string) string {
+	if len(headers) > maxHeaders {
+		return fmt.Sprintf("want at most %d", maxHeaders)
+	}
+	total := 0
+	seen := map[string]bool{}
+	for name, value := range headers {
+		total += len(value)
+		folded := strings.ToLower(name)
+		if seen[folded] {
+			return fmt.Sprintf("%q is there twice", name)
+		}
+		seen[folded] = true
+		if err := r.Header(name, value); err != nil {
+			return err.Error()
+		}
+	}
+	if total > maxHeaderBytes {
+		return fmt.Sprintf("want values of at most %d bytes together", maxHeaderBytes)
+	}
+	return ""
+}

@@ -1,0 +1,40 @@
+package postgres
+
+import (
+	"context"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/hookline/hookline/internal/event"
+)
+
+const unpublishedEvents = `
+select id, merchant_id, event_type, data from delivery.operational_events
+ where published_at is null order by created_at limit $1`
+
+// Unpublished returns the oldest events of our own that payments-api has not taken yet.
+func (l *Ledger) Unpublished(ctx context.Context, limit int) ([]event.Operational, error) {
+	rows, err := l.pool.Query(ctx, unpublishedEvents, limit)
+	if err != nil {
+		return nil, classify("reading operational events", err)
+	}
+	out, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (event.Operational, error) {
+		var o event.Operational
+		err := row.Scan((*[16]byte)(&o.ID), &o.MerchantID, &o.Type, &o.Data)
+		return o, err
+	})
+	if err != nil {
+		return nil, classify("reading operational events", err)
+	}
+	return out, nil
+}
+
+// MarkPublished notes that payments-api has taken the event.
+func (l *Ledger) MarkPublished(ctx context.Context, id uuid.UUID) error {
+	_, err := l.pool.Exec(ctx, "update delivery.operational_events set published_at = clock_timestamp() where id = $1", [16]byte(id))
+	if err != nil {
+		return classify("closing an operational event", err)
+	}
+	return nil
+}
