@@ -206,37 +206,59 @@ func (l *Ledger) Unpark(ctx context.Context, limit int) ([]delivery.Overdue, err
 
 // openSince reads at most as many open deliveries as a person can make sense of; beyond it the answer is a bound.
 const openSince = `
-select o.merchant_id, o.state, count(*), min(o.planned_at)
-  from (select merchant_id, state, planned_at from delivery.deliveries
+select o.merchant_id, min(o.planned_at)
+  from (select merchant_id, planned_at from delivery.deliveries
          where state in ('pending', 'retrying') order by next_attempt_at limit 20000) o
- group by o.merchant_id, o.state`
+ group by o.merchant_id`
 
 // OpenSince returns when the oldest event with a delivery under way was planned, by merchant: the settled watermark. A
-// merchant without open deliveries is not among them. It also counts the open deliveries by state, up to 20,000 in all.
-// Both are for display.
-func (l *Ledger) OpenSince(ctx context.Context) (map[string]time.Time, map[delivery.State]int, error) {
+// merchant without open deliveries is not among them. It is for display.
+func (l *Ledger) OpenSince(ctx context.Context) (map[string]time.Time, error) {
 	rows, err := l.pool.Query(ctx, openSince)
 	if err != nil {
-		return nil, nil, classify("reading the settled watermark", err)
+		return nil, classify("reading the settled watermark", err)
 	}
-	since, open := map[string]time.Time{}, map[delivery.State]int{}
-	var (
-		merchant string
-		state    delivery.State
-		count    int
-		at       time.Time
-	)
-	_, err = pgx.ForEachRow(rows, []any{&merchant, &state, &count, &at}, func() error {
-		if before, found := since[merchant]; !found || at.Before(before) {
-			since[merchant] = at
-		}
-		open[state] += count
+	out := map[string]time.Time{}
+	var merchant string
+	var since time.Time
+	_, err = pgx.ForEachRow(rows, []any{&merchant, &since}, func() error {
+		out[merchant] = since
 		return nil
 	})
 	if err != nil {
-		return nil, nil, classify("reading the settled watermark", err)
+		return nil, classify("reading the settled watermark", err)
 	}
-	return since, open, nil
+	return out, nil
+}
+
+// Each part reads one of the partial indexes, and no further than a person counts.
+const countDeliveries = `
+select state, count(*)
+  from (select state from delivery.deliveries where state in ('pending', 'retrying') order by next_attempt_at limit 20000) o
+ group by state
+union all
+select 'parked', count(*) from (select from delivery.deliveries where state = 'parked' limit 20000) p
+union all
+select 'dead', count(*) from (select from delivery.deliveries where state = 'dead' limit 20000) d`
+
+// CountDeliveries counts those that have not succeeded, by state: up to 20,000 of pending and retrying together, of parked,
+// and of dead. A state may be missing, and stands for none.
+func (l *Ledger) CountDeliveries(ctx context.Context) (map[delivery.State]int, error) {
+	rows, err := l.pool.Query(ctx, countDeliveries)
+	if err != nil {
+		return nil, classify("counting deliveries", err)
+	}
+	out := map[delivery.State]int{}
+	var state delivery.State
+	var count int
+	_, err = pgx.ForEachRow(rows, []any{&state, &count}, func() error {
+		out[state] = count
+		return nil
+	})
+	if err != nil {
+		return nil, classify("counting deliveries", err)
+	}
+	return out, nil
 }
 
 // CountEndpoints counts the endpoints that take deliveries, and those that are disabled.

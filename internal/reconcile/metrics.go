@@ -53,7 +53,7 @@ func newMetrics(registry prometheus.Registerer) *reconcileMetrics {
 			Name: "hookline_settled_watermark_age_seconds", Help: "Age of the oldest plan that still has a delivery under way.",
 		}),
 		deliveries: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "hookline_deliveries", Help: "Open deliveries by state, at the last look; of the 20,000 that are due first.",
+			Name: "hookline_deliveries", Help: "Deliveries that have not succeeded, by state, at the last look; each up to 20,000.",
 		}, []string{"state"}),
 		overdue: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "hookline_deliveries_overdue", Help: "Deliveries whose attempt has been due for longer than the grace, at the last look; at most 5,000.",
@@ -69,16 +69,16 @@ func newMetrics(registry prometheus.Registerer) *reconcileMetrics {
 	for _, reason := range []string{"overtaken", "over_age", "overdue", "owner_ended", "parked"} {
 		m.redriven.WithLabelValues(reason)
 	}
-	m.countOpen(nil)
+	m.countDeliveries(nil)
 	m.countEndpoints(0, 0)
 	registry.MustRegister(m.leading, m.looks, m.failures, m.unplanned, m.unaccounted, m.behind, m.redriven, m.xminAge, m.settledAge,
 		m.deliveries, m.overdue, m.endpoints)
 	return m
 }
 
-// countOpen sets what is open; a state that is not in counts has none.
-func (m *reconcileMetrics) countOpen(counts map[delivery.State]int) {
-	for _, state := range []delivery.State{delivery.Pending, delivery.Retrying} {
+// countDeliveries sets how many there are; a state that is not in counts has none.
+func (m *reconcileMetrics) countDeliveries(counts map[delivery.State]int) {
+	for _, state := range []delivery.State{delivery.Pending, delivery.Retrying, delivery.Parked, delivery.Dead} {
 		m.deliveries.WithLabelValues(string(state)).Set(float64(counts[state]))
 	}
 }
@@ -93,6 +93,6 @@ func (m *reconcileMetrics) stopLeading() {
 	for _, gauge := range []prometheus.Gauge{m.leading, m.unplanned, m.unaccounted, m.behind, m.xminAge, m.settledAge, m.overdue} {
 		gauge.Set(0)
 	}
-	m.countOpen(nil)
+	m.countDeliveries(nil)
 	m.countEndpoints(0, 0)
 }

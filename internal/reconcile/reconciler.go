@@ -36,7 +36,8 @@ type ledger interface {
 	Unpark(ctx context.Context, limit int) ([]delivery.Overdue, error)
 	Unpublished(ctx context.Context, limit int) ([]event.Operational, error)
 	MarkPublished(ctx context.Context, id uuid.UUID) error
-	OpenSince(ctx context.Context) (map[string]time.Time, map[delivery.State]int, error)
+	OpenSince(ctx context.Context) (map[string]time.Time, error)
+	CountDeliveries(ctx context.Context) (map[delivery.State]int, error)
 	CountEndpoints(ctx context.Context) (enabled, disabled int, err error)
 }
 
@@ -515,7 +516,11 @@ func (r *Reconciler) publish(ctx context.Context, _ uint64, _ *Report) error {
 }
 
 func (r *Reconciler) lookAtSettled(ctx context.Context, _ uint64, report *Report) error {
-	merchants, open, err := r.ledger.OpenSince(ctx)
+	merchants, err := r.ledger.OpenSince(ctx)
+	if err != nil {
+		return err
+	}
+	deliveries, err := r.ledger.CountDeliveries(ctx)
 	if err != nil {
 		return err
 	}
@@ -523,7 +528,7 @@ func (r *Reconciler) lookAtSettled(ctx context.Context, _ uint64, report *Report
 	if err != nil {
 		return err
 	}
-	r.metrics.countOpen(open)
+	r.metrics.countDeliveries(deliveries)
 	r.metrics.countEndpoints(enabled, disabled)
 	report.Merchants = merchants
 	for _, since := range merchants {

@@ -47,7 +47,7 @@ type world struct {
 	planned  map[uuid.UUID]time.Time
 	mark     delivery.Watermark
 	overdue  []delivery.Overdue
-	open     map[delivery.State]int
+	states   map[delivery.State]int
 	ended    map[string]bool
 	askErr   error
 	driven   []uuid.UUID
@@ -224,10 +224,12 @@ func (w *world) TakeOver(_ context.Context, overdue []delivery.Overdue) ([]deliv
 	return out, nil
 }
 
-func (w *world) OpenSince(context.Context) (map[string]time.Time, map[delivery.State]int, error) {
+func (*world) OpenSince(context.Context) (map[string]time.Time, error) { return nil, nil }
+
+func (w *world) CountDeliveries(context.Context) (map[delivery.State]int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return nil, maps.Clone(w.open), nil
+	return maps.Clone(w.states), nil
 }
 
 func (*world) CountEndpoints(context.Context) (int, int, error) { return 3, 1, nil }
@@ -638,7 +640,7 @@ func TestMetricsAreThereFromTheStart(t *testing.T) {
 	n, err := testutil.GatherAndCount(w.registry, "hookline_reconciler_redriven_total", "hookline_events_unaccounted", "hookline_feed_xmin_age_seconds",
 		"hookline_reconciler_failures_total", "hookline_deliveries", "hookline_deliveries_overdue", "hookline_endpoints")
 	require.NoError(t, err)
-	require.Equal(t, 17, n)
+	require.Equal(t, 19, n)
 }
 
 func TestParkedDeliveriesOfEnabledEndpointsAreAttempted(t *testing.T) {
@@ -679,21 +681,23 @@ func TestOperationalEventsArePublishedUntilTheyAreTaken(t *testing.T) {
 	})
 }
 
-func TestWhatIsOpenIsCounted(t *testing.T) {
+func TestWhatHasNotSucceededIsCounted(t *testing.T) {
 	t.Parallel()
 	in(t, func(t *testing.T, w *world, pause func(time.Duration)) {
 		w.set(func() {
-			w.open = map[delivery.State]int{delivery.Pending: 1, delivery.Retrying: 2}
+			w.states = map[delivery.State]int{delivery.Pending: 1, delivery.Retrying: 2, delivery.Parked: 3, delivery.Dead: 4}
 			w.overdue, w.askErr = []delivery.Overdue{overdueOf("", 1)}, errors.New("Restate is away")
 		})
 		pause(2 * interval)
 		require.InDelta(t, 1, counter(t, w, "hookline_deliveries", "pending"), 0)
 		require.InDelta(t, 2, counter(t, w, "hookline_deliveries", "retrying"), 0)
+		require.InDelta(t, 3, counter(t, w, "hookline_deliveries", "parked"), 0)
+		require.InDelta(t, 4, counter(t, w, "hookline_deliveries", "dead"), 0)
 		require.InDelta(t, 1, gauge(t, w, "hookline_deliveries_overdue"), 0, "it waits for Restate")
 		require.InDelta(t, 3, counter(t, w, "hookline_endpoints", "true"), 0)
 		require.InDelta(t, 1, counter(t, w, "hookline_endpoints", "false"), 0)
 
-		w.set(func() { w.open, w.askErr = map[delivery.State]int{delivery.Pending: 1}, nil })
+		w.set(func() { w.states, w.askErr = map[delivery.State]int{delivery.Pending: 1}, nil })
 		pause(2 * interval)
 		require.InDelta(t, 0, counter(t, w, "hookline_deliveries", "retrying"), 0)
 		require.InDelta(t, 0, gauge(t, w, "hookline_deliveries_overdue"), 0, "it was taken over")
