@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -181,13 +182,19 @@ type data struct {
 	mu      sync.Mutex
 	special map[uuid.UUID][]event.Visibility // answers before the event becomes visible; a last Missing stays
 	err     error
+	poison  uuid.UUID // every request for it fails
+	asked   int       // requests
 }
 
 func (d *data) Payloads(_ context.Context, asked []event.PayloadRequest) ([]event.Payload, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.asked++
 	if d.err != nil {
 		return nil, d.err
+	}
+	if slices.ContainsFunc(asked, func(r event.PayloadRequest) bool { return r.EventID == d.poison }) {
+		return nil, fault.New(fault.Unavailable, "data-service answered 500")
 	}
 	out := make([]event.Payload, 0, len(asked))
 	for _, each := range asked {
@@ -768,10 +775,8 @@ func TestA410OfARequestThatOutlivedItsStepDisablesTheEndpoint(t *testing.T) {
 	begun, let := w.merchant.hang(func(deliver.Guard) deliver.Response {
 		return deliver.Response{Cause: delivery.CauseGone, StatusCode: 410, Sent: true}
 	})
-	done := make(chan dispatch.Result, 1)
-	go func() { done <- w.process(t, "inv-1", ref) }()
+	watchdog := w.process(t, "inv-1", ref).FollowUps()
 	<-begun
-	watchdog := (<-done).FollowUps()
 	require.Len(t, watchdog, 1)
 	let()
 	require.Eventually(t, func() bool {
@@ -825,6 +830,32 @@ func TestEndpointThatCannotBeOpenedLosesNoAttempt(t *testing.T) {
 	_, err = w.Attempt(t.Context(), "inv-2", delivery.AttemptLists(taken)[0])
 	require.NoError(t, err)
 	require.Equal(t, "succeeded attempts=1", w.state(t, ref))
+}
+
+func TestEventThatDataServiceFailsForHoldsUpNobodyElse(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	good, bad, other := newRef(), newRef(), newRef()
+	w.data.poison = bad.ID
+	follow := w.process(t, "inv-1", good, bad, other).FollowUps()
+	require.Equal(t, "succeeded attempts=1", w.state(t, good))
+	require.Equal(t, "succeeded attempts=1", w.state(t, other))
+	require.Equal(t, "retrying attempts=1", w.state(t, bad))
+	require.Len(t, follow, 1, "it has its schedule, as any failure of one event")
+	w.data.poison = uuid.Nil
+	_, err := w.Attempt(t.Context(), "inv-2", follow[0].List)
+	require.NoError(t, err)
+	require.Equal(t, "succeeded attempts=2", w.state(t, bad))
+}
+
+func TestDataServiceThatIsAwayIsNotAskedForEachEvent(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.data.err = fault.New(fault.Unavailable, "connection refused")
+	_, err := w.Process(t.Context(), "inv-1", []event.Ref{newRef(), newRef(), newRef(), newRef(), newRef(), newRef()})
+	require.ErrorIs(t, err, w.data.err)
+	require.Equal(t, 4, w.data.asked, "all of them at once, then three of them by themselves")
+	require.Empty(t, w.merchant.sent())
 }
 
 // A secret that is added between two attempts signs the second: what is cached is never older than the claim.

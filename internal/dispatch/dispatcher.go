@@ -276,6 +276,9 @@ func (d *Dispatcher) fetch(ctx context.Context, asked []event.PayloadRequest) fe
 		return out
 	}
 	answers, err := d.payloads.Payloads(ctx, asked)
+	if err != nil && len(asked) > 1 && ctx.Err() == nil && fault.ClassOf(err) == fault.Unavailable {
+		answers, err = d.fetchEach(ctx, asked, err)
+	}
 	if err != nil {
 		if fault.ClassOf(err) == fault.Unavailable || ctx.Err() != nil {
 			out.err = err
@@ -289,6 +292,35 @@ func (d *Dispatcher) fetch(ctx context.Context, asked []event.PayloadRequest) fe
 		out.found[answer.EventID] = answer
 	}
 	return out
+}
+
+// hopeless is after how many single requests without an answer data-service counts as away.
+const hopeless = 3
+
+// fetchEach asks for one event after the other, because a request for all of them failed. An event for which data-service
+// fails while it answers for others is that event's failure, and must not hold up the rest of its batch for ever. Where
+// it answers for none, it is away, and cause says so.
+func (d *Dispatcher) fetchEach(ctx context.Context, asked []event.PayloadRequest, cause error) ([]event.Payload, error) {
+	var answers []event.Payload
+	failed := 0
+	for _, each := range asked {
+		answer, err := d.payloads.Payloads(ctx, []event.PayloadRequest{each})
+		switch {
+		case ctx.Err() != nil:
+			return nil, cause
+		case err == nil:
+			answers = append(answers, answer...)
+		default:
+			d.log.LogAttrs(ctx, slog.LevelWarn, "data-service does not answer for an event", slog.String("event_id", each.EventID.String()), logging.Error(err))
+			if failed++; failed == hopeless && len(answers) == 0 {
+				return nil, cause
+			}
+		}
+	}
+	if len(answers) == 0 {
+		return nil, cause
+	}
+	return answers, nil
 }
 
 // reschedule says what follows the failure of the outcome's attempt. An endpoint that asked to be left alone for longer than

@@ -285,6 +285,8 @@ with o as (
 ), told as (
     insert into delivery.operational_events (merchant_id, event_type, data)
     select merchant_id, 'endpoint.disabled', jsonb_build_object('endpoint_id', id, 'reason', disabled_reason,
+           'detail', case disabled_reason when 'gone' then 'the endpoint answered 410 Gone'
+                     else 'every attempt has failed for ' || (extract(epoch from disabled_at - since) / 3600)::int || ' hours' end,
            'disabled_at', disabled_at, 'failing_since', since)
       from disabled
 )

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
+	"github.com/hookline/hookline/internal/catalogue"
 	"github.com/hookline/hookline/internal/delivery"
 	"github.com/hookline/hookline/internal/endpoint"
 	"github.com/hookline/hookline/internal/event"
@@ -422,6 +423,7 @@ func TestA410DisablesTheEndpointAndSaysSoOnce(t *testing.T) {
 	require.NoError(t, json.Unmarshal(told[0].Data, &data))
 	require.Equal(t, claims[0].EndpointID, data.EndpointID)
 	require.Equal(t, "gone", data.Reason)
+	requireTaken(t, told[0])
 	require.NoError(t, b.MarkPublished(ctx, told[0].ID))
 	told, err = b.Unpublished(ctx, 10)
 	require.NoError(t, err)
@@ -477,7 +479,19 @@ func TestFailureOnlyForDaysDisablesTheEndpoint(t *testing.T) {
 	enabled, reason := b.enabled(t, id)
 	require.False(t, enabled)
 	require.Equal(t, "failing", reason)
-	require.Equal(t, 1, b.count(t, "select count(*) from delivery.operational_events where event_type = 'endpoint.disabled' and data ->> 'reason' = 'failing'"))
+	told, err := b.Unpublished(ctx, 10)
+	require.NoError(t, err)
+	require.Len(t, told, 1)
+	require.Contains(t, string(told[0].Data), "failed for 121 hours")
+	requireTaken(t, told[0])
+}
+
+// requireTaken checks what payments-api checks: what it refuses nobody is ever told.
+func requireTaken(t *testing.T, e event.Operational) {
+	t.Helper()
+	kind, found := catalogue.Lookup(e.Type)
+	require.True(t, found)
+	require.NoError(t, kind.ValidateData(e.Data))
 }
 
 func TestParkedDeliveriesWaitForTheirEndpoint(t *testing.T) {
