@@ -112,7 +112,7 @@ func answerCause(reached phase, err error) delivery.Cause {
 	switch {
 	case isNet && network.Op == "remote error":
 		return delivery.CauseTLS // crypto/tls's name for an alert: TLS 1.3 asks for our certificate when we think that it is done
-	case reached == answering && !isNet && !errors.Is(err, io.ErrUnexpectedEOF):
+	case reached == answering && !errors.Is(err, io.ErrUnexpectedEOF):
 		return delivery.CauseProtocol
 	case strings.HasPrefix(err.Error(), "connection error: "):
 		return delivery.CauseProtocol // what breaks the rules of HTTP/2; the type is net/http's own

@@ -24,6 +24,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/hookline/hookline/internal/deliver"
 	"github.com/hookline/hookline/internal/delivery"
 )
 
@@ -91,10 +92,7 @@ func TestTheStatusIsTheOutcome(t *testing.T) {
 
 func TestFailuresOfTheConnectionAreValues(t *testing.T) {
 	t.Parallel()
-	closed, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	require.NoError(t, closed.Close())
-
+	_, closed := bound(t)
 	says := func(answer string) string {
 		return "http://" + listen(t, func(_ int, conn *net.TCPConn) {
 			readRequest(conn)
@@ -103,11 +101,6 @@ func TestFailuresOfTheConnectionAreValues(t *testing.T) {
 	}
 	reset := listen(t, func(_ int, conn *net.TCPConn) {
 		conn.Read(make([]byte, 1))
-		conn.SetLinger(0)
-	})
-	resetInHeaders := listen(t, func(_ int, conn *net.TCPConn) {
-		conn.Read(make([]byte, 1))
-		conn.Write([]byte("HTTP/1.1 200 OK\r\nServer: short\r\n"))
 		conn.SetLinger(0)
 	})
 	flood := listen(t, func(_ int, conn *net.TCPConn) {
@@ -137,10 +130,9 @@ func TestFailuresOfTheConnectionAreValues(t *testing.T) {
 		sent  bool
 	}{
 		"no such name":            {url: "https://merchant.example", cause: delivery.CauseDNS},
-		"refused":                 {url: "http://" + closed.Addr().String(), cause: delivery.CauseRefused},
+		"refused":                 {url: "http://" + closed, cause: delivery.CauseRefused},
 		"no route to a broadcast": {url: "http://255.255.255.255", cause: delivery.CauseUnreachable},
 		"reset":                   {url: "http://" + reset, cause: delivery.CauseReset, sent: true},
-		"reset in the headers":    {url: "http://" + resetInHeaders, cause: delivery.CauseReset, sent: true},
 		"hung up":                 {url: says(""), cause: delivery.CauseReset, sent: true},
 		"hung up early":           {url: says("HTTP/1.1 200"), cause: delivery.CauseReset, sent: true},
 		"a mail server":           {url: says("220 smtp.example.com ESMTP\r\n"), cause: delivery.CauseProtocol, sent: true},
@@ -170,6 +162,91 @@ func TestFailuresOfTheConnectionAreValues(t *testing.T) {
 			require.Equal(t, test.sent, response.Sent)
 		})
 	}
+}
+
+func TestAResetInTheHeadersIsNoBadHTTP(t *testing.T) {
+	t.Parallel()
+	read := make(chan struct{}, 1)
+	addr := listen(t, func(_ int, conn *net.TCPConn) {
+		readRequest(conn)
+		conn.Write([]byte("HTTP/1.1 200 OK\r\nServer: short\r\n"))
+		<-read // a reset takes along what was not read yet
+		conn.SetLinger(0)
+	})
+	client := clientOver(t, dials(func(ctx context.Context, kind, _ string) (net.Conn, error) {
+		conn, err := (&net.Dialer{}).DialContext(ctx, kind, addr)
+		return tellingConn{conn, read}, err
+	}))
+	response := client.Post(t.Context(), endpoint("http://merchant.example"), message(), 1, allow)
+	require.Equal(t, delivery.CauseReset, response.Cause)
+	require.True(t, response.Sent)
+}
+
+// tellingConn tells that something was read.
+type tellingConn struct {
+	net.Conn
+	read chan<- struct{}
+}
+
+func (c tellingConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if n > 0 {
+		c.read <- struct{}{}
+	}
+	return n, err
+}
+
+// net/http lets a request have a connection that another one gives back, while its own goes on being made.
+func TestADialThatIsNotNeededAnyMoreSaysNothingAboutItsRequest(t *testing.T) {
+	t.Parallel()
+	giveBack, dialled, shaking := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	var requests, dialling atomic.Int32
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if requests.Add(1) == 1 {
+			<-giveBack
+			return
+		}
+		io.Copy(io.Discard, r.Body) // so that the end of the connection is seen
+		close(dialled)
+		<-r.Context().Done()
+	}))
+	server.Config.ErrorLog = discard
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	silent := listen(t, func(_ int, conn *net.TCPConn) {
+		conn.Read(make([]byte, 1))
+		close(shaking)
+		io.Copy(io.Discard, conn)
+	})
+	waiting := make(chan struct{})
+	client := clientOver(t, dials(func(ctx context.Context, kind, addr string) (net.Conn, error) {
+		if dialling.Add(1) == 2 {
+			close(waiting)
+			<-dialled
+			addr = silent
+		}
+		return (&net.Dialer{}).DialContext(ctx, kind, addr)
+	}))
+	client.Trust(pool(server.Certificate()))
+	e := endpoint(server.URL)
+	first := make(chan deliver.Response, 1)
+	begun := make(chan struct{})
+	go func() {
+		first <- client.Post(t.Context(), e, message(), 1, func() error {
+			close(begun)
+			return nil
+		})
+	}()
+	<-begun
+	go func() {
+		<-waiting
+		close(giveBack)
+	}()
+	e.Timeout = time.Second
+	response := client.Post(t.Context(), e, message(), 1, allow)
+	require.Equal(t, delivery.CauseOK, (<-first).Cause)
+	require.Equal(t, delivery.CauseTimeoutAnswer, response.Cause)
+	<-shaking
 }
 
 func TestFailuresThatAreOursAreNotTheEndpoints(t *testing.T) {
@@ -325,23 +402,29 @@ func refuse(question []byte) []byte {
 	return question
 }
 
-// full is the address of a listener that drops what would connect, as its queue is full.
-func full(t *testing.T) string {
+// bound is a socket at an address of its own that refuses connections, and the address.
+func bound(t *testing.T) (int, string) {
 	t.Helper()
 	socket, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
 	require.NoError(t, err)
 	t.Cleanup(func() { syscall.Close(socket) })
 	require.NoError(t, syscall.Bind(socket, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
-	require.NoError(t, syscall.Listen(socket, 0))
 	name, err := syscall.Getsockname(socket)
 	require.NoError(t, err)
-	addr := (&net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: name.(*syscall.SockaddrInet4).Port}).String()
+	return socket, "127.0.0.1:" + strconv.Itoa(name.(*syscall.SockaddrInet4).Port)
+}
+
+// full is the address of a listener that drops what would connect, as its queue is full.
+func full(t *testing.T) string {
+	t.Helper()
+	socket, addr := bound(t)
+	require.NoError(t, syscall.Listen(socket, 0))
 	for {
 		conn, err := (&net.Dialer{Timeout: 100 * time.Millisecond}).DialContext(t.Context(), "tcp", addr)
 		if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
 			return addr
 		}
 		require.NoError(t, err)
-		t.Cleanup(func() { io.Closer(conn).Close() })
+		t.Cleanup(func() { conn.Close() })
 	}
 }

@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"crypto/tls"
 	"encoding/base64"
+	"encoding/binary"
 	"errors"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -427,18 +430,13 @@ func TestAConnectionThatClosesUnderARequestMakesNoDuplicate(t *testing.T) {
 func TestAnAnswerOverHTTP2IsBoundedToo(t *testing.T) {
 	t.Parallel()
 	var connections atomic.Int32
-	written := make(chan int, 1)
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/short" {
 			http.Error(w, "no such order over "+r.Proto, http.StatusBadRequest)
 			return
 		}
-		total := 0
 		for {
-			n, err := w.Write(make([]byte, 4<<10))
-			total += n
-			if err != nil {
-				written <- total
+			if _, err := w.Write(make([]byte, 4<<10)); err != nil {
 				return
 			}
 		}
@@ -458,12 +456,41 @@ func TestAnAnswerOverHTTP2IsBoundedToo(t *testing.T) {
 	endless := client.Post(t.Context(), endpoint(server.URL+"/endless"), message(), 1, allow)
 	require.Equal(t, delivery.CauseOK, endless.Cause)
 	require.Len(t, endless.Answer, 1024)
-	require.Less(t, <-written, 1<<20, "what is on the way is bounded, too")
 	short := client.Post(t.Context(), endpoint(server.URL+"/short"), message(), 1, allow)
 	require.Equal(t, delivery.CauseStatus, short.Cause)
 	require.Equal(t, "no such order over HTTP/2.0\n", string(short.Answer))
 	require.Equal(t, "text/plain", short.ContentType)
 	require.EqualValues(t, 1, connections.Load(), "the connection of an answer that was cut serves others")
+}
+
+func TestHTTP2LetsLittleOnTheWay(t *testing.T) {
+	t.Parallel()
+	opening := make(chan []byte, 1)
+	addr := listen(t, func(_ int, conn *net.TCPConn) {
+		secured := tls.Server(conn, &tls.Config{Certificates: []tls.Certificate{authority.issue(t, nil)}, NextProtos: []string{"h2"}, MinVersion: tls.VersionTLS12})
+		defer secured.Close()
+		read := make([]byte, 128)
+		n, _ := io.ReadAtLeast(secured, read, 24+9) // the preface and the head of the first frame
+		if length := int(read[26]); n < 24+9+length+13 {
+			more, _ := io.ReadAtLeast(secured, read[n:], 24+9+length+13-n)
+			n += more
+		}
+		opening <- read[:n]
+	})
+	client := newClient(t)
+	client.Trust(authority.pool)
+	client.Post(t.Context(), endpoint("https://"+addr), message(), 1, allow)
+	frame := (<-opening)[24:] // RFC 9113, sections 3.4, 4.1, 6.5 and 6.9
+	length := int(frame[2])
+	require.EqualValues(t, 4, frame[3], "SETTINGS")
+	settings := map[uint16]uint32{}
+	for setting := range slices.Chunk(frame[9:9+length], 6) {
+		settings[binary.BigEndian.Uint16(setting)] = binary.BigEndian.Uint32(setting[2:])
+	}
+	require.EqualValues(t, 64<<10, settings[4], "the window of a request")
+	frame = frame[9+length:]
+	require.EqualValues(t, 8, frame[3], "WINDOW_UPDATE")
+	require.EqualValues(t, 1<<20, binary.BigEndian.Uint32(frame[9:]), "the window of the connection")
 }
 
 func TestTheEndOfTheProcessCutsARequest(t *testing.T) {

@@ -27,10 +27,9 @@ func (t *turnstile) watch(ctx context.Context) context.Context {
 	ctx, t.cancel = context.WithCancel(ctx)
 	trace := t.progress.trace()
 	trace.GotConn = func(info httptrace.GotConnInfo) {
-		if ctx.Err() == nil { // else the time was up in the phase that stands
-			t.ask(ctx)
-		}
-		if !t.denied && ctx.Err() == nil {
+		// A guard that takes until the time is up has denied: what nobody waits for is not worth a duplicate.
+		t.denied = t.denied || t.guard() != nil || ctx.Err() != nil
+		if !t.denied {
 			t.passed = true
 			t.progress.enter(requesting)
 			return
@@ -41,12 +40,6 @@ func (t *turnstile) watch(ctx context.Context) context.Context {
 		}
 	}
 	return httptrace.WithClientTrace(ctx, trace)
-}
-
-// ask asks the guard. One that takes until the time is up has denied: a request that nobody waits for is not worth a
-// duplicate, and its endpoint did nothing wrong.
-func (t *turnstile) ask(ctx context.Context) {
-	t.denied = t.denied || t.guard() != nil || ctx.Err() != nil
 }
 
 // multiplexed reports whether other requests share the connection.
