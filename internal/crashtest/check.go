@@ -56,6 +56,7 @@ type Attempt struct {
 	EventID    uuid.UUID
 	Generation int64
 	BodySHA256 string
+	Epoch      int64 // of the claim that it was sent under
 }
 
 // Window is the time from a fault until everything runs again.

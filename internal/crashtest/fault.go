@@ -16,17 +16,18 @@ type Fault struct {
 
 // The kinds.
 const (
-	kindNone       = "none"             // nothing: what the load looks like by itself
-	kindKill       = "kill"             // SIGKILL, and a restart at once
-	kindFreeze     = "freeze"           // SIGSTOP, and SIGCONT later
-	kindTerm       = "term"             // SIGTERM and a restart: a deploy
-	kindDown       = "down"             // SIGKILL, and a restart only after a while
-	kindCrashLoop  = "crashloop"        // killed again and again, with a backlog and a slow merchant
-	kindRestart    = "restart"          // every component one after the other, as kindTerm
-	kindSlot       = "slot-dropped"     // the replication slot is made anew: what was committed meanwhile is not in the topic
-	kindVolume     = "restate-volume"   // Restate's data directory is removed, with retries waiting in it
-	kindGroupReset = "group-reset"      // the consumer group's offsets are moved
-	kindLongTx     = "long-transaction" // another database's transaction is held open, and a record kept out of the topic
+	kindNone        = "none"             // nothing: what the load looks like by itself
+	kindKill        = "kill"             // SIGKILL, and a restart at once
+	kindFreeze      = "freeze"           // SIGSTOP, and SIGCONT later
+	kindTerm        = "term"             // SIGTERM and a restart: a deploy
+	kindDown        = "down"             // SIGKILL, and a restart only after a while
+	kindCrashLoop   = "crashloop"        // killed again and again, with a backlog and a slow merchant
+	kindRestart     = "restart"          // every component one after the other, as kindTerm
+	kindSlot        = "slot-dropped"     // the replication slot is made anew: what was committed meanwhile is not in the topic
+	kindVolume      = "restate-volume"   // Restate's data directory is removed, with retries waiting in it
+	kindKillWaiting = "kill-waiting"     // SIGKILL while hundreds of retries wait and nothing is in flight, and a restart at once
+	kindGroupReset  = "group-reset"      // the consumer group's offsets are moved
+	kindLongTx      = "long-transaction" // another database's transaction is held open, and a record kept out of the topic
 )
 
 // Targets that are no component.
@@ -49,7 +50,8 @@ func isWorker(component string) bool { return strings.HasPrefix(component, stack
 var targets = map[string][]string{
 	kindNone: nil, kindKill: append([]string{everything}, components...), kindFreeze: components, kindTerm: components, kindDown: components,
 	kindCrashLoop: {stack.WebhookWorker}, kindRestart: {everything}, kindSlot: nil, kindVolume: nil,
-	kindGroupReset: {earliest, latest}, kindLongTx: nil,
+	kindKillWaiting: {stack.WebhookWorker},
+	kindGroupReset:  {earliest, latest}, kindLongTx: nil,
 }
 
 // ParseFault reads kind:target, such as kill:webhook-worker, or the kind alone where it has no target.

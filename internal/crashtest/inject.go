@@ -13,7 +13,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/hookline/hookline/internal/stack"
 )
@@ -82,6 +81,8 @@ func (r *run) do(ctx context.Context, f Fault) error {
 		return r.dropSlot(ctx, f)
 	case kindVolume:
 		return r.loseVolume(ctx, f)
+	case kindKillWaiting:
+		return r.killWaiting(ctx, f)
 	case kindGroupReset:
 		return r.resetGroup(ctx, f)
 	case kindLongTx:
@@ -312,31 +313,7 @@ func (r *run) dropSlot(ctx context.Context, f Fault) error {
 
 // loseVolume removes Restate's data while hundreds of retries wait in it.
 func (r *run) loseVolume(ctx context.Context, f Fault) error {
-	merchant := r.merchants[len(r.merchants)-1]
-	if err := r.behave(ctx, merchant, `"status":503`); err != nil {
-		return err
-	}
-	_, err := r.records.pool.Exec(ctx, `update delivery.endpoints set retry_delays_ms = array_prepend($2::bigint, array_fill(1000::bigint, array[100]))
-		where merchant_id = $1`, merchant, retryAfter.Milliseconds())
-	if err != nil {
-		return fmt.Errorf("setting the retries apart: %w", err)
-	}
-	var posts errgroup.Group
-	posts.SetLimit(maxConnections)
-	for i := range waitingRetries {
-		posts.Go(func() error { return r.clients.pay(ctx, 10_000_000+i, merchant, false) })
-	}
-	if err := posts.Wait(); err != nil {
-		return err
-	}
-	err = await(ctx, "the retries wait", retryAfter, func(ctx context.Context) (bool, error) {
-		p, err := r.records.progress(ctx, r.merchants)
-		return p.Retrying >= waitingRetries, err
-	})
-	if err != nil {
-		return err
-	}
-	if err := r.behave(ctx, merchant, ""); err != nil {
+	if _, err := r.waitWithRetries(ctx, retryAfter); err != nil {
 		return err
 	}
 	over, err := r.strike(ctx, stack.Restate, f.String())

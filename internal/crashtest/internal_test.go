@@ -25,6 +25,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
+	"github.com/hookline/hookline/internal/delivery"
 	"github.com/hookline/hookline/internal/stack"
 )
 
@@ -36,7 +37,7 @@ func TestFaultsAreReadAndWritten(t *testing.T) {
 	t.Parallel()
 	for _, text := range []string{
 		"kill:webhook-worker", "kill:all", "freeze:postgres", "term:payments-api", "down:kafka", "restart:all", "crashloop:webhook-worker",
-		"slot-dropped", "restate-volume", "group-reset:earliest", "group-reset:latest", "long-transaction", "none",
+		"slot-dropped", "restate-volume", "kill-waiting:webhook-worker", "group-reset:earliest", "group-reset:latest", "long-transaction", "none",
 	} {
 		f, err := ParseFault(text)
 		require.NoError(t, err)
@@ -82,6 +83,10 @@ func TestTheEnvironmentsOwnSettingsStay(t *testing.T) {
 	require.Contains(t, got, "RECONCILE_GRACE=7s")
 	require.NotContains(t, got, "RECONCILE_GRACE=1s")
 	require.Contains(t, got, "RECONCILE_INTERVAL=500ms")
+	text, found := strings.CutPrefix(got[len(got)-1], "RETRY_SCHEDULE=")
+	require.True(t, found)
+	var schedule delivery.Schedule
+	require.NoError(t, schedule.UnmarshalText([]byte(text)), "a worker takes it")
 }
 
 func TestRefundsAreSpreadEvenly(t *testing.T) {

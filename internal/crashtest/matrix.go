@@ -80,6 +80,7 @@ func entries() []entry {
 	add(Fault{kindGroupReset, earliest}, 0, "", nil)
 	add(Fault{kindGroupReset, latest}, 0, "", nil)
 	add(Fault{Kind: kindVolume}, 0, "", nil)
+	add(Fault{kindKillWaiting, stack.WebhookWorker}, recoverWithin, "", nil)
 	add(Fault{kindCrashLoop, stack.WebhookWorker}, 0, "", nil) // it is killed again before what waits at slow merchants is through
 	add(Fault{Kind: kindLongTx}, 0, "", nil)
 	for _, freeze := range []time.Duration{20 * time.Second, time.Minute} {

@@ -51,6 +51,8 @@ const (
 	// The volume's loss.
 	waitingRetries = 500
 	retryAfter     = 15 * time.Second
+	// killRetryAfter is as long for kindKillWaiting, where everything else has to come to rest before.
+	killRetryAfter = 30 * time.Second
 )
 
 // Validate checks what a user chose.
@@ -118,7 +120,8 @@ func (o Options) complete() (Options, error) {
 // impatient makes the reconciler and the retries quick: the defaults are for days, a test has minutes. What the
 // environment says already stays.
 func impatient(environ []string) []string {
-	schedule := "1s,1s" + strings.Repeat(",2s", 200)
+	// As many as a schedule may have, for seven minutes.
+	schedule := "1s,1s" + strings.Repeat(",2s", 30) + strings.Repeat(",20s", 18)
 	out := environ[:len(environ):len(environ)]
 	for _, setting := range []string{
 		"RECONCILE_INTERVAL=500ms", "RECONCILE_GRACE=1s", "RECONCILE_OVER_AGE=5s", "RETRY_SCHEDULE=" + schedule,

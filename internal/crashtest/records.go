@@ -90,7 +90,7 @@ func bodyOf(row eventRow, payment string) (string, error) {
 }
 
 const selectAttempts = `
-select a.event_id, a.generation, coalesce(encode(a.body_sha256, 'hex'), '') as body_sha256
+select a.event_id, a.generation, coalesce(encode(a.body_sha256, 'hex'), '') as body_sha256, a.epoch
   from delivery.attempts a
   join delivery.deliveries d using (event_id, endpoint_id, generation)
  where d.merchant_id = any($1) and a.status_code between 200 and 299`

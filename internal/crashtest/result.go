@@ -43,6 +43,8 @@ type Result struct {
 	// reconciler's over-age.
 	UnaccountedMost int `json:"unaccounted_most"`
 	Dead            int `json:"dead"` // deliveries that were given up
+	// WaitingRetries is of the fault that kills while they wait.
+	WaitingRetries *WaitingRetries `json:"waiting_retries,omitempty"`
 
 	// RecoveryS is, for each fault, from it to the first 2xx of an event that was committed after it.
 	RecoveryS map[string]float64 `json:"recovery_s"`
@@ -141,6 +143,13 @@ func (r *run) verdict(ctx context.Context, settled bool, settling time.Duration)
 	}
 	if r.o.Fault.Kind == kindFreeze && !r.o.Random {
 		out.FreezeS = r.o.Freeze.Seconds()
+	}
+	if w := r.waiting; w != nil {
+		w.account(sets.Received, sets.Ledger)
+		out.WaitingRetries = w
+		if w.Once != w.Waiting {
+			r.find("of %d retries that waited at the kill %d came never and %d more than once", w.Waiting, w.Never, w.Twice)
+		}
 	}
 	for _, d := range v.Duplicates {
 		out.ByGeneration[d.Generation]++
@@ -279,6 +288,10 @@ func (r Result) Print(w io.Writer) {
 	fmt.Fprintf(w, "lost %d, phantoms %d, mismatches %d, unaccounted %d (at most %d during the run)\n",
 		r.Lost, r.Phantoms, r.Mismatches, r.Unaccounted, r.UnaccountedMost)
 	fmt.Fprintf(w, "duplicates %d, of them %d late\n", r.Duplicates, r.LateDuplicates)
+	if waited := r.WaitingRetries; waited != nil {
+		fmt.Fprintf(w, "of %d retries that waited at the kill: %d came once, %d more than once, %d never; %d by their own timer, %.1f to %.1f s after it\n",
+			waited.Waiting, waited.Once, waited.Twice, waited.Never, waited.ByTimer, waited.FirstS, waited.LastS)
+	}
 	for i, d := range r.Verdict.Duplicates {
 		if i == shown {
 			fmt.Fprintf(w, "  and %d more\n", len(r.Verdict.Duplicates)-shown)

@@ -50,6 +50,7 @@ type run struct {
 	expectEnded map[string]bool
 	unaccounted int // at most, over the run
 	lately      int // likewise, since somebody set it to 0
+	waiting     *WaitingRetries
 	report      reconcilerReport
 	reportedAt  time.Time
 }
