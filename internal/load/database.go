@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/hookline/hookline/internal/delivery"
 	"github.com/hookline/hookline/internal/endpoint"
 	"github.com/hookline/hookline/internal/seal"
 )
@@ -117,6 +118,33 @@ func (d *Database) RemoveEndpoints(ctx context.Context, ids []uuid.UUID, interva
 		return fmt.Errorf("disabling the endpoints: %w", err)
 	}
 	return nil
+}
+
+// Attempt is one attempt at a webhook, as the ledger has it.
+type Attempt struct {
+	EventID    uuid.UUID
+	EndpointID uuid.UUID
+	Number     int // 1 is the first of the delivery
+	Cause      delivery.Cause
+	Began      time.Time // by the database's clock, as it was when the outcome was written
+	Took       time.Duration
+}
+
+const selectAttempts = `
+select event_id, endpoint_id, number, cause, attempted_at, latency_ms::bigint * 1000000
+  from delivery.attempts where event_id = any($1) order by event_id, endpoint_id, attempted_at`
+
+// Attempts returns what was tried for the events: of each webhook all attempts together, in their order.
+func (d *Database) Attempts(ctx context.Context, events []uuid.UUID) ([]Attempt, error) {
+	rows, err := d.conn.Query(ctx, selectAttempts, events)
+	if err != nil {
+		return nil, fmt.Errorf("reading the attempts: %w", err)
+	}
+	attempts, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Attempt])
+	if err != nil {
+		return nil, fmt.Errorf("reading the attempts: %w", err)
+	}
+	return attempts, nil
 }
 
 // Backends returns what each of the server's processes works for: the role of a client, the name of the process for

@@ -6,8 +6,10 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
+	"github.com/hookline/hookline/internal/delivery"
 	"github.com/hookline/hookline/internal/load"
 	"github.com/hookline/hookline/internal/testkit/endpointtest"
 	"github.com/hookline/hookline/internal/testkit/pgtest"
@@ -110,6 +112,33 @@ func TestEndpointsComeAndGo(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, d.RemoveEndpoints(t.Context(), ids, time.Millisecond, 50*time.Millisecond))
 	require.Empty(t, endpoints())
+}
+
+func TestAttemptsComeInTheirOrder(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	pool, d := db.Pool(t, ""), connect(t, db)
+	_, err := pool.Exec(t.Context(), `
+		insert into delivery.attempts (event_id, endpoint_id, generation, epoch, number, status_code, latency_ms, attempted_at, owner, cause)
+		select e::text::uuid, ep::text::uuid, 0, n, n, 500, n * 100, timestamptz '2026-02-23T12:00:00Z' + n * interval '1 second', 'inv',
+		       case n when 3 then 'ok' else 'server_error' end
+		  from (values ('00000000-0000-0000-0000-000000000001'), ('00000000-0000-0000-0000-000000000002')) as events (e),
+		       (values ('00000000-0000-0000-0000-00000000000a'), ('00000000-0000-0000-0000-00000000000b')) as endpoints (ep),
+		       generate_series(3, 1, -1) as n`)
+	require.NoError(t, err)
+	at := time.Date(2026, 2, 23, 12, 0, 0, 0, time.UTC)
+	var want []load.Attempt
+	for endpoint := range byte(2) {
+		for n, cause := range []delivery.Cause{delivery.CauseServerError, delivery.CauseServerError, delivery.CauseOK} {
+			want = append(want, load.Attempt{
+				EventID: uuid.UUID{15: 2}, EndpointID: uuid.UUID{15: 0xa + endpoint}, Number: n + 1, Cause: cause,
+				Began: at.Add(time.Duration(n+1) * time.Second), Took: time.Duration(n+1) * 100 * time.Millisecond,
+			})
+		}
+	}
+	got, err := d.Attempts(t.Context(), []uuid.UUID{{15: 2}, {15: 3}})
+	require.NoError(t, err)
+	require.Empty(t, cmp.Diff(want, got))
 }
 
 func TestBackendsAreNamedByTheirRole(t *testing.T) {

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/hookline/hookline/internal/simulator"
 )
 
 // Merchant asks a merchant-simulator what it has received. It is safe for concurrent use.
@@ -37,6 +39,14 @@ func (m Merchant) Behaviours(ctx context.Context) ([]json.RawMessage, error) {
 		return nil, fmt.Errorf("asking the merchant how it behaves: %w", err)
 	}
 	return answer.Behaviours, nil
+}
+
+// Behave tells the simulator how to treat the webhooks of b.Merchant from now on.
+func (m Merchant) Behave(ctx context.Context, b simulator.Behaviour) error {
+	if err := call(ctx, http.MethodPut, m.url+"/behaviour", "", b, &struct{}{}); err != nil {
+		return fmt.Errorf("telling merchant %s how to behave: %w", b.Merchant, err)
+	}
+	return nil
 }
 
 // Acks returns what the merchant knows of those of the events that it has accepted.

@@ -61,7 +61,7 @@ func TestMerchant(t *testing.T) {
 	webhook(twice)
 	webhook(twice)
 	send(http.MethodPost, "/webhooks", "{}", http.Header{})
-	send(http.MethodPut, "/behaviour", `{"status":503}`, http.Header{})
+	require.NoError(t, m.Behave(t.Context(), simulator.Behaviour{Status: 503}))
 	webhook(never)
 
 	acks, err := m.Acks(t.Context(), []uuid.UUID{once, twice, never})
@@ -86,4 +86,9 @@ func TestMerchant(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, behaviours, 1)
 	require.JSONEq(t, `{"status":503}`, string(behaviours[0]))
+	require.ErrorContains(t, m.Behave(t.Context(), simulator.Behaviour{Merchant: "joes", Status: 99}), "merchant joes")
+	require.NoError(t, m.Behave(t.Context(), simulator.Behaviour{}))
+	behaviours, err = m.Behaviours(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, behaviours)
 }
