@@ -90,6 +90,9 @@ func (s Service[Config]) run(ctx context.Context, args, environ []string, stdout
 
 	common := cfg.common()
 	log := logging.New(stderr, common.LogLevel, s.Name)
+	// What libraries write to the standard logger goes nowhere: net/http quotes there what comes unasked over an idle
+	// connection, which can be anything that a merchant's server has seen.
+	slog.SetDefault(slog.New(slog.DiscardHandler))
 	log.LogAttrs(ctx, slog.LevelInfo, "starting", slog.String("version", metrics.Version()), slog.Any("settings", config.Attrs(cfg)))
 
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)

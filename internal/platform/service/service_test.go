@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"log"
 	"log/slog"
 	"strings"
 	"syscall"
@@ -40,6 +41,21 @@ func TestSIGTERMStops(t *testing.T) { //nolint:paralleltest // see above
 	}, nil, nil)
 	require.Equal(t, ExitOK, code, stderr)
 	require.Equal(t, []string{"starting", "stopping", "stopped"}, messages(t, stderr))
+}
+
+// TestWhatLibrariesLogIsDropped is not parallel: there is one standard logger.
+func TestWhatLibrariesLogIsDropped(t *testing.T) { //nolint:paralleltest // see above
+	var leaked strings.Builder
+	before := log.Writer()
+	log.SetOutput(&leaked)
+	defer log.SetOutput(before)
+	code, _, stderr := start(t.Context(), func(context.Context, testConfig, *slog.Logger) error {
+		log.Print("Unsolicited response received on idle HTTP channel")
+		return nil
+	}, nil, nil)
+	require.Equal(t, ExitOK, code)
+	require.Empty(t, leaked.String())
+	require.NotContains(t, stderr, "Unsolicited")
 }
 
 func TestFlags(t *testing.T) {
