@@ -1,0 +1,2 @@
+// Package docs holds the documentation to the programs it is about.
+package docs
