@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"os"
 
 	"github.com/hookline/hookline/internal/demo"
 	"github.com/hookline/hookline/internal/kafka"
+	"github.com/hookline/hookline/internal/postgres"
 	"github.com/hookline/hookline/internal/stack"
 )
 
@@ -17,22 +19,44 @@ func runDemo(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	if err != nil {
 		return err
 	}
-	count := fs.Int("payments", 20, "`number` of payments to create")
-	refunds := fs.Int("refunds", -1, "`number` of them to refund: a second event each (default a tenth; none with --json)")
+	name := fs.String("scenario", "", "show something in particular, by `name`: "+demo.ScenarioNames())
+	count := fs.Int("payments", 0, "`number` of payments to create, with a scenario for each merchant (default 20, or the scenario's own)")
+	refunds := fs.Int("refunds", -1, "`number` of them to refund: a second event each (default a tenth; none with --json; not with a scenario)")
 	asJSON := fs.Bool("json", false, "print the result as one JSON object on the last line, and the rest to stderr")
 	if _, err := parse(fs, args, 0, "demo [flags]",
-		"Brings the stack up where it is not, creates payments, and shows their webhooks arrive. The stack stays up.\nExits 1 when a webhook did not arrive or was not signed well."); err != nil {
+		"Brings the stack up where it is not, creates payments, and shows their webhooks arrive. The stack stays up.\n"+
+			"Exits 1 when a webhook did not arrive or was not signed well, or came otherwise than the scenario has it."); err != nil {
 		return err
-	}
-	if *refunds < 0 && !*asJSON {
-		*refunds = *count / 10
 	}
 	out := stdout
 	if *asJSON {
 		out = stderr
 	}
-	o := demo.Options{
-		Payments: *count, Refunds: max(0, *refunds), MerchantID: stack.DemoMerchant, Token: os.Getenv("API_TOKEN"), Out: out,
+	o := demo.Options{Payments: *count, MerchantID: stack.DemoMerchant, Token: os.Getenv("API_TOKEN"), Out: out}
+	if *name != "" {
+		scenario, err := demo.FindScenario(*name)
+		if err != nil {
+			return wrongUsage("%s", err)
+		}
+		if *refunds >= 0 {
+			return wrongUsage("--refunds does not go with --scenario")
+		}
+		if !isSet(fs, "payments") {
+			o.Payments = scenario.Payments
+		}
+		if err := o.Validate(); err != nil {
+			return wrongUsage("%s", err)
+		}
+		return runScenario(ctx, *options, o, scenario, *asJSON, stdout, stderr)
+	}
+	if !isSet(fs, "payments") {
+		o.Payments = 20
+	}
+	switch {
+	case *refunds >= 0:
+		o.Refunds = *refunds
+	case !*asJSON:
+		o.Refunds = o.Payments / 10
 	}
 	if err := o.Validate(); err != nil {
 		return wrongUsage("%s", err)
@@ -41,9 +65,7 @@ func runDemo(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	if err != nil {
 		return err
 	}
-	o.API, o.Worker, o.Merchant = status.Address(stack.PaymentsAPI), status.Address(stack.WebhookWorker), status.Address(stack.MerchantSimulator)
-	o.DSN, o.Kafka = status.DSN, status.Kafka
-	o.Topic = kafka.Config{Brokers: []string{status.Address(stack.Kafka)}, Topic: stack.Topic}
+	onStack(&o, status)
 
 	fmt.Fprintf(out, "\nCreating %d payments of %s at http://%s/payments, refunding %d of them:\n\n", o.Payments, o.MerchantID, o.API, o.Refunds)
 	result, err := demo.Run(ctx, o)
@@ -58,6 +80,50 @@ func runDemo(ctx context.Context, args []string, stdout, stderr io.Writer) error
 		}
 	}
 	return result.Err()
+}
+
+// onStack says where everything of the demo is.
+func onStack(o *demo.Options, status stack.Status) {
+	o.API, o.Worker, o.Merchant = status.Address(stack.PaymentsAPI), status.Address(stack.WebhookWorker), status.Address(stack.MerchantSimulator)
+	o.DSN, o.Kafka = status.DSN, status.Kafka
+	o.Topic = kafka.Config{Brokers: []string{status.Address(stack.Kafka)}, Topic: stack.Topic}
+}
+
+// isSet reports whether the user gave the flag.
+func isSet(fs *flag.FlagSet, name string) bool {
+	set := false
+	fs.Visit(func(f *flag.Flag) { set = set || f.Name == name })
+	return set
+}
+
+func runScenario(ctx context.Context, options stack.Options, o demo.Options, scenario demo.Scenario, asJSON bool, stdout, stderr io.Writer) error {
+	status, err := bringUp(ctx, options, stderr)
+	if err != nil {
+		return err
+	}
+	onStack(&o, status)
+	pool, err := postgres.NewPool(ctx, status.DSN, postgres.Options{ApplicationName: "hookline demo"})
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	guard, err := stack.EmbeddedGuard()
+	if err != nil {
+		return err
+	}
+	o.Endpoints = stack.Endpoints(pool, status.Keys, guard)
+	fmt.Fprintf(o.Out, "\n%s:\n", scenario.About)
+	outcome, err := scenario.Run(ctx, o)
+	if err != nil {
+		return err
+	}
+	outcome.Print(o.Out)
+	if asJSON {
+		if err := printJSON(stdout, outcome); err != nil {
+			return err
+		}
+	}
+	return outcome.Err()
 }
 
 // showAddresses prints what there is to open, and returns it by name.

@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/hookline/hookline/internal/endpoint"
 	"github.com/hookline/hookline/internal/kafka"
 	"github.com/hookline/hookline/internal/load"
 )
@@ -43,10 +44,12 @@ type Options struct {
 	// Topic is waited for until it is consumed; without brokers the demo begins at once.
 	Topic kafka.Config
 
-	MerchantID string // whose payments they are
-	Payments   int
+	MerchantID string // whose payments they are; of a scenario, which has merchants of its own, whose secret is theirs too
+	Payments   int    // of a scenario: of each merchant
 	// Refunds is how many of the payments are refunded, which is a second event and a second webhook for each.
 	Refunds int
+	// Endpoints are the ledger's; only scenarios use them.
+	Endpoints *endpoint.Manager
 	// Out is where a person watches.
 	Out io.Writer
 
@@ -98,14 +101,9 @@ func Run(ctx context.Context, o Options) (_ Result, err error) {
 		return Result{}, err
 	}
 	o.patience = cmp.Or(o.patience, defaultPatience)
-	worker, err := load.AskWorker(ctx, o.Worker, o.Token)
+	worker, err := awaitWorker(ctx, o)
 	if err != nil {
 		return Result{}, err
-	}
-	if len(o.Topic.Brokers) > 0 {
-		if err := load.AwaitConsumers(ctx, o.Topic, worker.Group, o.patience); err != nil {
-			return Result{}, err
-		}
 	}
 	db, err := load.Connect(ctx, o.DSN)
 	if err != nil {
@@ -137,6 +135,15 @@ func Run(ctx context.Context, o Options) (_ Result, err error) {
 		InvalidSignatures: max(0, invalid-invalidBefore), CommitToAckMS: load.PercentilesOf(account.CommitToAck),
 		Payments: o.Payments, Refunds: o.Refunds, Intake: worker.Intake, Kafka: o.Kafka,
 	}, nil
+}
+
+// awaitWorker waits until the worker consumes the topic, and returns what it says of itself.
+func awaitWorker(ctx context.Context, o Options) (load.Worker, error) {
+	worker, err := load.AskWorker(ctx, o.Worker, o.Token)
+	if err == nil && len(o.Topic.Brokers) > 0 {
+		err = load.AwaitConsumers(ctx, o.Topic, worker.Group, o.patience)
+	}
+	return worker, err
 }
 
 // watch is one demo under way.
@@ -201,7 +208,11 @@ func (w *watch) follow(ctx context.Context, created <-chan struct{}) error {
 		case <-tick.C:
 		}
 	}
-	timer := time.NewTimer(trailing)
+	return wait(ctx, trailing)
+}
+
+func wait(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():

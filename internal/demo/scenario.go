@@ -1,0 +1,52 @@
+package demo
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// Scenario is a demo of something in particular.
+type Scenario struct {
+	// About says in a line what it shows.
+	About string
+	// Payments is how many there are of each merchant where nobody says.
+	Payments int
+	// Run shows it on the stack of the options. Its error is about the demo itself: see Outcome.Err for the pipeline's.
+	Run func(ctx context.Context, o Options) (Outcome, error)
+}
+
+// Outcome is what came of a scenario. As JSON it is one object.
+type Outcome interface {
+	// Print writes it for a person to read.
+	Print(out io.Writer)
+	// Err says what makes it a failure; nil where everything came as it was to.
+	Err() error
+}
+
+// Scenarios are all there are, by name.
+func Scenarios() map[string]Scenario {
+	return map[string]Scenario{
+		"flaky": {
+			About:    "Merchants that fail, ask to wait, hang or behave, and how each gets all of its webhooks",
+			Payments: 5, Run: runFlaky,
+		},
+	}
+}
+
+// ScenarioNames lists the scenarios for people.
+func ScenarioNames() string {
+	return strings.Join(slices.Sorted(maps.Keys(Scenarios())), ", ")
+}
+
+// FindScenario returns the scenario of the name; where there is none, its error names those that there are.
+func FindScenario(name string) (Scenario, error) {
+	scenario, found := Scenarios()[name]
+	if !found {
+		return Scenario{}, fmt.Errorf("there is no scenario %q; there are: %s", name, ScenarioNames())
+	}
+	return scenario, nil
+}
