@@ -78,10 +78,12 @@ func (l *Ledger) MarkRedriven(ctx context.Context, record delivery.Buried) (bool
 }
 
 // Only what died before anything could be sent because of the event itself: a delivery that is out of attempts, or whose
-// endpoint is gone, is for a replay.
+// endpoint is gone, is for a replay. One that a replay has a later generation of is that one's.
 const reviveDeliveries = `
-update delivery.deliveries set state = 'retrying', epoch = epoch + 1, owner = null, ended_at = null, next_attempt_at = clock_timestamp()
+update delivery.deliveries d set state = 'retrying', epoch = epoch + 1, owner = null, ended_at = null, next_attempt_at = clock_timestamp()
  where event_id = $1 and state = 'dead' and last_cause in ('phantom', 'not_visible', 'body_too_large')
+   and not exists (select from delivery.deliveries n
+                    where n.event_id = d.event_id and n.endpoint_id = d.endpoint_id and n.generation > d.generation)
 returning event_id, endpoint_id, generation, epoch, attempts`
 
 // Revive makes deliveries of the event possible again that died because its row was missing or its body too large. They

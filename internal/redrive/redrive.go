@@ -1,6 +1,6 @@
-// Package redrive drives dead records again: those that the present code can read, and events whose row has appeared or
-// whose webhook has become small enough. Whatever it drives goes the ordinary way and meets the ordinary keys and epochs,
-// so that it may be repeated, and cut short, at any time.
+// Package redrive drives again what is dead: records that the present code can read, events whose row has appeared or whose
+// webhook has become small enough, and deliveries that ran out of attempts. Whatever it drives goes the ordinary way and
+// meets the ordinary keys and epochs, so that it may be repeated, and cut short, at any time.
 package redrive
 
 import (

@@ -110,10 +110,17 @@ func (d *data) is(missing, large bool) {
 	d.missing, d.large = missing, large
 }
 
-// posts is a merchant that answers 200.
+// posts is a merchant that answers 200, or 503.
 type posts struct {
 	mu   sync.Mutex
 	sent int
+	down bool
+}
+
+func (p *posts) is(down bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.down = down
 }
 
 func (p *posts) Post(_ context.Context, _ delivery.Endpoint, _ deliver.Message, _ int, guard deliver.Guard) deliver.Response {
@@ -123,6 +130,9 @@ func (p *posts) Post(_ context.Context, _ delivery.Endpoint, _ deliver.Message, 
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.sent++
+	if p.down {
+		return deliver.Response{Cause: delivery.CauseServerError, StatusCode: 503, Sent: true}
+	}
 	return deliver.Response{Cause: delivery.CauseOK, StatusCode: 200, Sent: true}
 }
 
