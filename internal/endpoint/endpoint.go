@@ -42,6 +42,8 @@ type Spec struct {
 	Timeout      time.Duration     // of one attempt; 0 is DefaultTimeout
 	Secret       string            // as signing.ParseSecret reads it; empty draws one
 	SecretKind   signing.Kind      // of the one that is drawn; empty is HMAC
+	// Wrong is what whoever read the request found wrong already, by field: it is named together with the rest.
+	Wrong map[string]string
 }
 
 // Change is what is to become of an endpoint; nil leaves a part as it is.
@@ -54,6 +56,7 @@ type Change struct {
 	Schedule     *delivery.Schedule // of nothing is the deployment's
 	Ordering     *Ordering
 	Timeout      *time.Duration
+	Wrong        map[string]string // as a Spec's
 }
 
 // DefaultTimeout is of one attempt, from the dial to the last byte of the answer that is read.
@@ -84,10 +87,19 @@ type Endpoint struct {
 
 // Secret is a live signing secret without what makes it one.
 type Secret struct {
-	ID        uuid.UUID  `json:"id"`
-	KeyID     string     `json:"key_id"` // of the key that it is sealed with
-	CreatedAt time.Time  `json:"created_at"`
-	ExpiresAt *time.Time `json:"expires_at,omitempty"` // of one that is being rotated out
+	ID        uuid.UUID    `json:"id"`
+	Kind      signing.Kind `json:"kind,omitempty"` // absent where it cannot be opened here
+	KeyID     string       `json:"key_id"`         // of the key that it is sealed with; empty where it is not sealed yet
+	CreatedAt time.Time    `json:"created_at"`
+	ExpiresAt *time.Time   `json:"expires_at,omitempty"` // of one that is being rotated out
+}
+
+// Standing is how many deliveries of an endpoint are in a state, by how they came there. Those that succeeded are not
+// counted: there is no end to them.
+type Standing struct {
+	State      delivery.State `json:"state"`
+	LastCause  delivery.Cause `json:"last_cause,omitempty"` // absent before the first attempt
+	Deliveries int64          `json:"deliveries"`
 }
 
 // Row is an endpoint as it is stored.

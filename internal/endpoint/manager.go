@@ -1,6 +1,7 @@
 package endpoint
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -36,11 +37,14 @@ type store interface {
 	// Rotate adds a secret. Those before it expire after the overlap, or earlier where they would have.
 	Rotate(ctx context.Context, id uuid.UUID, secret SealedSecret, overlap time.Duration) error
 	Reseal(ctx context.Context, before, after SealedSecret) error
+	// DropExpired removes the secrets of all endpoints that have expired.
+	DropExpired(ctx context.Context) error
 	Disable(ctx context.Context, id uuid.UUID) error
 	// Enable ends the parked deliveries first where drop is set, and returns how many are, or were, parked.
 	Enable(ctx context.Context, id uuid.UUID, drop bool) (int64, error)
 	// Remove ends the parked deliveries, and returns how many they were.
 	Remove(ctx context.Context, id uuid.UUID) (int64, error)
+	Standing(ctx context.Context, id uuid.UUID) ([]Standing, error)
 }
 
 // Manager manages endpoints. It is safe for concurrent use.
@@ -218,7 +222,41 @@ func verifier(secret string) string {
 // Get returns an endpoint; a fault.NotFound where there is none.
 func (m *Manager) Get(ctx context.Context, id uuid.UUID) (Endpoint, error) {
 	row, err := m.store.Row(ctx, id)
-	return row.Endpoint, err
+	return m.shown(row), err
+}
+
+// shown is the row as it is shown.
+func (m *Manager) shown(row Row) Endpoint {
+	for i := range row.Secrets {
+		row.Secrets[i].Kind = m.kind(row, i)
+	}
+	return row.Endpoint
+}
+
+// kind is that of the row's i-th secret; empty where it cannot be opened here.
+func (m *Manager) kind(row Row, i int) signing.Kind {
+	opened, err := m.open(row.ID, row.Sealed[i].Sealed)
+	if err != nil {
+		return ""
+	}
+	secret, err := signing.ParseSecret(opened)
+	if err != nil {
+		return ""
+	}
+	return secret.Kind()
+}
+
+// open opens a secret, also one of before secrets were sealed.
+func (m *Manager) open(id uuid.UUID, sealed string) (string, error) {
+	if _, err := signing.ParseSecret(sealed); err == nil {
+		return sealed, nil
+	}
+	return Sealer{m.keys, id}.OpenSecret(sealed)
+}
+
+// Standing returns how the deliveries of an endpoint stand that have not succeeded.
+func (m *Manager) Standing(ctx context.Context, id uuid.UUID) ([]Standing, error) {
+	return m.store.Standing(ctx, id)
 }
 
 // List returns every endpoint, or those of one merchant, in the order of their making.
@@ -226,7 +264,7 @@ func (m *Manager) List(ctx context.Context, merchantID string) ([]Endpoint, erro
 	rows, err := m.store.Rows(ctx, merchantID)
 	out := make([]Endpoint, len(rows))
 	for i, row := range rows {
-		out[i] = row.Endpoint
+		out[i] = m.shown(row)
 	}
 	return out, err
 }
@@ -251,7 +289,12 @@ func (m *Manager) Update(ctx context.Context, id uuid.UUID, change Change) (Endp
 	set(&checked.EventTypes, change.EventTypes)
 	// A filter that is not changed was right when it was made.
 	checked.UnknownTypes = change.UnknownTypes || change.EventTypes == nil
-	if err := m.rules.check(ctx, checked); err != nil {
+	checked.Wrong = change.Wrong
+	rules := m.rules
+	if change.URL == nil { // likewise; and where it leads is looked at with every attempt
+		rules.URL = func(context.Context, string) error { return nil }
+	}
+	if err := rules.check(ctx, checked); err != nil {
 		return Endpoint{}, err
 	}
 	if err := m.replace(ctx, row, checked); err != nil {
@@ -282,15 +325,23 @@ func (m *Manager) Remove(ctx context.Context, id uuid.UUID) (int64, error) {
 }
 
 // RotateSecret gives the endpoint a new secret and returns what the merchant verifies with. The secrets before it sign
-// beside it for the overlap. An empty one is drawn, of the kind.
+// beside it for the overlap. An empty one is drawn, of the kind; an empty kind is the newest secret's. What is wrong is a
+// fault.Invalid that names each field.
 func (m *Manager) RotateSecret(ctx context.Context, id uuid.UUID, secret string, kind signing.Kind, overlap time.Duration) (string, error) {
+	problems := map[string]string{}
 	if overlap < 0 || overlap > maxOverlap {
-		return "", fault.InvalidFields(map[string]string{"overlap": fmt.Sprintf("want 0 to %s", maxOverlap)})
+		problems["overlap"] = fmt.Sprintf("want 0 to %s", maxOverlap)
+	}
+	if problem := checkKind(kind); kind != "" && problem != "" {
+		problems["secret_kind"] = problem
 	}
 	if secret != "" {
 		if _, err := signing.ParseSecret(secret); err != nil {
-			return "", fault.InvalidFields(map[string]string{"secret": err.Error()})
+			problems["secret"] = err.Error()
 		}
+	}
+	if err := fault.InvalidFields(problems); err != nil {
+		return "", err
 	}
 	row, err := m.store.Row(ctx, id)
 	if err != nil {
@@ -299,7 +350,10 @@ func (m *Manager) RotateSecret(ctx context.Context, id uuid.UUID, secret string,
 	if len(row.Sealed) >= maxLive && overlap > 0 {
 		return "", fault.New(fault.Conflict, "%d secrets are live already: wait for one to expire, or rotate without an overlap", maxLive)
 	}
-	secret, err = m.secret(secret, kind)
+	if kind == "" && len(row.Sealed) > 0 {
+		kind = m.kind(row, 0)
+	}
+	secret, err = m.secret(secret, cmp.Or(kind, signing.HMAC))
 	if err != nil {
 		return "", err
 	}
@@ -329,7 +383,7 @@ func (m *Manager) Recipient(ctx context.Context, id uuid.UUID) (delivery.Endpoin
 		Revision: row.Revision, Headers: spec.Headers,
 	}
 	for _, each := range row.Sealed {
-		value, err := Sealer{m.keys, id}.OpenSecret(each.Sealed)
+		value, err := m.open(id, each.Sealed)
 		if err != nil {
 			return delivery.Endpoint{}, err
 		}
@@ -339,8 +393,12 @@ func (m *Manager) Recipient(ctx context.Context, id uuid.UUID) (delivery.Endpoin
 }
 
 // Reseal seals everything with the first key that is not yet, and returns how many endpoints that changed. When it has
-// returned, the other keys open nothing any more that this Manager has seen. It may be repeated, and cut short.
+// returned, the other keys open nothing any more that was there when it began; KeysInUse says whether somebody sealed with
+// one of them meanwhile. It may be repeated, and cut short.
 func (m *Manager) Reseal(ctx context.Context, progress func(done, of int)) (int, error) {
+	if err := m.store.DropExpired(ctx); err != nil { // they are not worth sealing, and a key that is given up opens them
+		return 0, err
+	}
 	rows, err := m.store.Rows(ctx, "")
 	if err != nil {
 		return 0, err
@@ -350,7 +408,9 @@ func (m *Manager) Reseal(ctx context.Context, progress func(done, of int)) (int,
 		did, err := m.reseal(ctx, row)
 		for attempt := 0; fault.ClassOf(err) == fault.Conflict && attempt < 3; attempt++ { // somebody changed it meanwhile
 			if row, err = m.store.Row(ctx, row.ID); err == nil {
-				did, err = m.reseal(ctx, row)
+				var again bool
+				again, err = m.reseal(ctx, row)
+				did = did || again
 			}
 		}
 		if err != nil && fault.ClassOf(err) != fault.NotFound {
@@ -365,16 +425,16 @@ func (m *Manager) Reseal(ctx context.Context, progress func(done, of int)) (int,
 }
 
 func (m *Manager) reseal(ctx context.Context, row Row) (bool, error) {
-	first := m.keys.IDs()[0]
+	first, err := m.firstKey()
+	if err != nil {
+		return false, err
+	}
 	did := false
 	for _, each := range row.Sealed {
 		if seal.KeyID(each.Sealed) == first {
 			continue
 		}
-		secret, err := Sealer{m.keys, row.ID}.OpenSecret(each.Sealed)
-		if _, parsed := signing.ParseSecret(each.Sealed); err != nil && parsed == nil {
-			secret, err = each.Sealed, nil // of before secrets were sealed
-		}
+		secret, err := m.open(row.ID, each.Sealed)
 		if err != nil {
 			return did, err
 		}
@@ -392,7 +452,6 @@ func (m *Manager) reseal(ctx context.Context, row Row) (bool, error) {
 		return did, nil
 	}
 	if did { // its secrets raised the revision
-		var err error
 		if row, err = m.store.Row(ctx, row.ID); err != nil {
 			return did, err
 		}
@@ -401,5 +460,41 @@ func (m *Manager) reseal(ctx context.Context, row Row) (bool, error) {
 	if err != nil {
 		return did, err
 	}
-	return true, m.replace(ctx, row, spec)
+	if err := m.replace(ctx, row, spec); err != nil {
+		return did, err
+	}
+	return true, nil
+}
+
+func (m *Manager) firstKey() (string, error) {
+	ids := m.keys.IDs()
+	if len(ids) == 0 {
+		return "", errors.New("there is no key to seal with")
+	}
+	return ids[0], nil
+}
+
+// KeysInUse counts the endpoints that something of is sealed with each key, by its id. The empty id stands for secrets that
+// are not sealed yet.
+func (m *Manager) KeysInUse(ctx context.Context) (map[string]int, error) {
+	rows, err := m.store.Rows(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	counts := map[string]int{}
+	for _, row := range rows {
+		of := map[string]bool{}
+		for _, each := range row.Sealed {
+			of[seal.KeyID(each.Sealed)] = true
+		}
+		for _, sealed := range []*string{row.URLSealed, row.HeadersSealed} {
+			if sealed != nil {
+				of[seal.KeyID(*sealed)] = true
+			}
+		}
+		for id := range of {
+			counts[id]++
+		}
+	}
+	return counts, nil
 }

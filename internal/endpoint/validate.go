@@ -3,6 +3,7 @@ package endpoint
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/url"
 	"slices"
 	"strings"
@@ -33,7 +34,10 @@ type Rules struct {
 
 // check names every part of the spec that is wrong, by the name of its field.
 func (r Rules) check(ctx context.Context, s Spec) error {
-	problems := map[string]string{}
+	problems := maps.Clone(s.Wrong)
+	if problems == nil {
+		problems = map[string]string{}
+	}
 	if s.MerchantID == "" || len(s.MerchantID) > maxMerchantIDBytes {
 		problems["merchant_id"] = fmt.Sprintf("want 1 to %d bytes", maxMerchantIDBytes)
 	}
@@ -59,10 +63,18 @@ func (r Rules) check(ctx context.Context, s Spec) error {
 		if _, err := signing.ParseSecret(s.Secret); err != nil {
 			problems["secret"] = err.Error()
 		}
-	} else if s.SecretKind != signing.HMAC && s.SecretKind != signing.Ed25519 {
-		problems["secret_kind"] = fmt.Sprintf("want %s or %s", signing.HMAC, signing.Ed25519)
+	}
+	if problem := checkKind(s.SecretKind); problem != "" {
+		problems["secret_kind"] = problem
 	}
 	return fault.InvalidFields(problems)
+}
+
+func checkKind(kind signing.Kind) string {
+	if kind != signing.HMAC && kind != signing.Ed25519 {
+		return fmt.Sprintf("want %s or %s", signing.HMAC, signing.Ed25519)
+	}
+	return ""
 }
 
 func (r Rules) checkURL(ctx context.Context, raw string) string {

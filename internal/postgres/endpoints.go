@@ -39,6 +39,10 @@ const insertSecret = `insert into delivery.endpoint_secrets (id, endpoint_id, se
 // Insert adds an endpoint with its secrets. A fault.Conflict says that the merchant has as many as one may have.
 func (s *EndpointStore) Insert(ctx context.Context, row endpoint.Row) error {
 	return s.transact(ctx, "adding an endpoint", func(tx pgx.Tx) error {
+		// Two at once would each count without the other.
+		if _, err := tx.Exec(ctx, "select pg_advisory_xact_lock(hashtextextended($1, 0))", "endpoints of "+row.MerchantID); err != nil {
+			return err
+		}
 		tag, err := tx.Exec(ctx, insertEndpoint, append(columns(row), maxPerMerchant)...)
 		if err != nil {
 			return err
@@ -179,6 +183,14 @@ func (s *EndpointStore) Rotate(ctx context.Context, id uuid.UUID, secret endpoin
 	})
 }
 
+// DropExpired removes the secrets of all endpoints that have expired. Nobody reads them any more.
+func (s *EndpointStore) DropExpired(ctx context.Context) error {
+	if _, err := s.pool.Exec(ctx, "delete from delivery.endpoint_secrets where expires_at <= clock_timestamp()"); err != nil {
+		return classify("removing expired secrets", err)
+	}
+	return nil
+}
+
 // Reseal replaces the text of a secret where it is still the one before. One that is gone is no error.
 func (s *EndpointStore) Reseal(ctx context.Context, before, after endpoint.SealedSecret) error {
 	_, err := s.pool.Exec(ctx, "update delivery.endpoint_secrets set sealed = $3 where id = $1 and sealed = $2", [16]byte(before.ID), before.Sealed, after.Sealed)
@@ -252,6 +264,27 @@ func (s *EndpointStore) Remove(ctx context.Context, id uuid.UUID) (int64, error)
 		return err
 	})
 	return parked, err
+}
+
+// Each part reads through an index of what is open, or dead. In an endpoint's life that is little.
+const standing = `
+select state, cause, count(*) from (
+    select state, coalesce(last_cause, '') as cause from delivery.deliveries where endpoint_id = $1 and state in ('pending', 'retrying')
+    union all select state, coalesce(last_cause, '') from delivery.deliveries where endpoint_id = $1 and state = 'parked'
+    union all select state, coalesce(last_cause, '') from delivery.deliveries where endpoint_id = $1 and state = 'dead') d
+ group by state, cause order by state, count(*) desc, cause`
+
+// Standing counts the deliveries of an endpoint that are open or dead.
+func (s *EndpointStore) Standing(ctx context.Context, id uuid.UUID) ([]endpoint.Standing, error) {
+	rows, err := s.pool.Query(ctx, standing, [16]byte(id))
+	if err != nil {
+		return nil, classify("counting an endpoint's deliveries", err)
+	}
+	out, err := pgx.CollectRows(rows, pgx.RowToStructByPos[endpoint.Standing])
+	if err != nil {
+		return nil, classify("counting an endpoint's deliveries", err)
+	}
+	return out, nil
 }
 
 func lockEndpoint(ctx context.Context, tx pgx.Tx, id uuid.UUID) error {
