@@ -33,6 +33,7 @@ var verbs = []verb{
 	{name: "doctor", summary: "say what this machine lacks, and how to get it", run: doctor},
 	{name: "endpoints", summary: "add and list merchants' endpoints", run: endpoints},
 	{name: "dead", summary: "list, show and drive again the records that could not become a delivery", run: dead},
+	{name: "deliveries", summary: "list deliveries, show their attempts, and retry dead ones", run: deliveries},
 	{name: "bench", summary: "measure the stack: throughput, latency, CPU and memory of every process", run: runBench},
 	{name: "crash-test", summary: "break the stack under load, and prove that nothing is lost", run: runCrashTest},
 	{name: "migrate", summary: "bring databases outside the stack to this version's tables", run: migrate},
