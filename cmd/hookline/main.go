@@ -32,6 +32,7 @@ var verbs = []verb{
 	{name: "logs", summary: "print the components' logs", run: logs},
 	{name: "doctor", summary: "say what this machine lacks, and how to get it", run: doctor},
 	{name: "endpoints", summary: "add and list merchants' endpoints", run: endpoints},
+	{name: "listen", summary: "bring a merchant's webhooks to the server that you work on", run: runListen},
 	{name: "dead", summary: "list, show and drive again the records that could not become a delivery", run: dead},
 	{name: "deliveries", summary: "list deliveries, show their attempts, and retry dead ones", run: deliveries},
 	{name: "bench", summary: "measure the stack: throughput, latency, CPU and memory of every process", run: runBench},
