@@ -3,8 +3,10 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net/url"
 	"time"
 
+	"github.com/hookline/hookline/internal/callback"
 	"github.com/hookline/hookline/internal/platform/httpserver"
 	"github.com/hookline/hookline/internal/platform/service"
 	"github.com/hookline/hookline/internal/postgres"
@@ -24,6 +26,10 @@ type config struct {
 	// DBTimeout is below the 15 s that the server has for a request, so that the client gets a 503 and not
 	// a cut connection.
 	DBTimeout time.Duration `env:"DB_TIMEOUT" envDefault:"5s" desc:"how long one request may wait for the database before it is answered with 503; at most 10s"`
+	// CallbackSecrets also say for whom POST /callbacks/{provider} is there at all.
+	CallbackSecrets callback.Providers `env:"CALLBACK_SECRETS" secret:"true" unit:"provider=secret[,provider=secret]" desc:"payment providers that may call back, and what they sign with: stripe=whsec_… as Stripe shows it, others as Standard Webhooks writes it; a provider that rotates its secret is there twice; empty means none"`
+	// IngressURL is where callbacks are kept.
+	IngressURL string `env:"RESTATE_INGRESS_URL" envDefault:"http://127.0.0.1:8080" unit:"URL" desc:"Restate's ingress, which keeps callbacks and knows their history"`
 	// RequireSlot guards the first start: what commits before there is a slot is in no stream.
 	RequireSlot bool `env:"REQUIRE_SLOT" envDefault:"true" desc:"be ready only once the database has a logical replication slot"`
 }
@@ -51,6 +57,9 @@ func (c *config) Validate() error {
 	}
 	if c.DBTimeout <= 0 || c.DBTimeout > maxDBTimeout {
 		problems = append(problems, fmt.Errorf("DB_TIMEOUT: want more than 0s and at most %s", maxDBTimeout))
+	}
+	if u, err := url.Parse(c.IngressURL); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		problems = append(problems, errors.New("RESTATE_INGRESS_URL: want http://host:port"))
 	}
 	return errors.Join(problems...)
 }

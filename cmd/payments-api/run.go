@@ -8,9 +8,14 @@ import (
 	"github.com/hookline/hookline/internal/platform/httpserver"
 	"github.com/hookline/hookline/internal/platform/metrics"
 	"github.com/hookline/hookline/internal/postgres"
+	"github.com/hookline/hookline/internal/restate"
 )
 
-const name = "payments-api"
+const (
+	name = "payments-api"
+	// callbackConnections to Restate stay open between callbacks, which come one by one.
+	callbackConnections = 16
+)
 
 func run(ctx context.Context, cfg config, log *slog.Logger) error {
 	pool, err := postgres.NewPool(ctx, cfg.DatabaseURL, postgres.Options{
@@ -23,10 +28,14 @@ func run(ctx context.Context, cfg config, log *slog.Logger) error {
 
 	store := postgres.NewPaymentStore(pool)
 	registry := metrics.NewRegistry(name)
-	api := paymentsapi.New(paymentsapi.Options{Store: store, Log: log, Registry: registry, Timeout: cfg.DBTimeout})
+	callbacks := restate.NewClient(cfg.IngressURL, callbackConnections)
+	defer callbacks.Close()
+	api := paymentsapi.New(paymentsapi.Options{
+		Store: store, Forwarder: callbacks, Providers: cfg.CallbackSecrets, Log: log, Registry: registry, Timeout: cfg.DBTimeout,
+	})
 
 	server, err := httpserver.Listen(ctx, httpserver.Options{
-		Config: cfg.Config, Log: log, Registry: registry, Routes: api.Routes,
+		Config: cfg.Config, Log: log, Registry: registry, Routes: api.Routes, OpenRoutes: api.CallbackRoutes,
 		Ready: func(ctx context.Context) error { return store.Ready(ctx, cfg.RequireSlot) },
 	})
 	if err != nil {

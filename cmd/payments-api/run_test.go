@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -16,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
+	"github.com/hookline/hookline/internal/callback"
 	"github.com/hookline/hookline/internal/payment"
 	platformconfig "github.com/hookline/hookline/internal/platform/config"
 	"github.com/hookline/hookline/internal/testkit/pgtest"
@@ -279,6 +281,29 @@ func TestAnOutageIsA503AndPasses(t *testing.T) {
 	require.Equal(t, 200, a.call(t, "GET", "/readyz", "").status)
 }
 
+func TestCallbacksNeedASignatureAndNoToken(t *testing.T) {
+	t.Parallel()
+	restate := httptest.NewServer(http.NotFoundHandler())
+	restate.Close() // there is none
+	a := startAPI(t, "REQUIRE_SLOT=false", "API_TOKEN=t0ken", "CALLBACK_SECRETS=stripe=whsec_old,stripe=whsec_new", "RESTATE_INGRESS_URL="+restate.URL)
+	const body = `{"id":"evt_1","type":"charge.refunded","created":1770000000}`
+	signature := callback.StripeSignature("whsec_new", time.Now(), []byte(body))
+
+	got := a.call(t, "POST", "/callbacks/stripe", body, "Stripe-Signature", signature)
+	require.Equal(t, 503, got.status, got.body)
+	require.Equal(t, "5", got.header.Get("Retry-After"))
+	require.Equal(t, "application/problem+json", got.header.Get("Content-Type"))
+	require.Equal(t, 401, a.call(t, "POST", "/callbacks/stripe", body+" ", "Stripe-Signature", signature).status)
+	require.Equal(t, 404, a.call(t, "POST", "/callbacks/acme", body, "Stripe-Signature", signature).status)
+	counts := a.call(t, "GET", "/metrics", "").body
+	require.Contains(t, counts, `hookline_callbacks_received_total{outcome="unavailable",provider="stripe"} 1`)
+	require.Contains(t, counts, `hookline_callbacks_received_total{outcome="bad_signature",provider="stripe"} 1`)
+
+	const history = "/payments/01890a5d-ac96-774b-bcce-b302099a8057/history"
+	require.Equal(t, 401, a.call(t, "GET", history, "").status, "it is not the providers' to read")
+	require.Equal(t, 503, a.call(t, "GET", history, "", "Authorization", "Bearer t0ken").status)
+}
+
 func TestATableThatIsLockedIsA503InTime(t *testing.T) {
 	t.Parallel()
 	a := startAPI(t, "DB_TIMEOUT=50ms")
@@ -318,6 +343,8 @@ func TestSettings(t *testing.T) {
 		"no time":              {[]string{dsn, "DB_TIMEOUT=0s"}, "DB_TIMEOUT"},
 		"beyond the request":   {[]string{dsn, "DB_TIMEOUT=1m"}, "DB_TIMEOUT"},
 		"no time to connect":   {[]string{dsn, "DB_CONNECT_TIMEOUT=-1s"}, "DB_CONNECT_TIMEOUT"},
+		"bad callbacks":        {[]string{dsn, "CALLBACK_SECRETS=acme=s3cret"}, "CALLBACK_SECRETS"},
+		"no URL of Restate":    {[]string{dsn, "RESTATE_INGRESS_URL=restate:8080"}, "RESTATE_INGRESS_URL"},
 		"a network unguarded":  {[]string{dsn, "LISTEN_ADDR=0.0.0.0:3001"}, "LISTEN_ADDR"},
 		"a network, with care": {[]string{dsn, "LISTEN_ADDR=0.0.0.0:3001", "ALLOW_UNAUTHENTICATED=true"}, ""},
 	} {
@@ -331,6 +358,7 @@ func TestSettings(t *testing.T) {
 		require.Equal(t, 32, cfg.DBPoolSize)
 		require.Equal(t, 5*time.Second, cfg.DBTimeout)
 		require.True(t, cfg.RequireSlot)
+		require.Empty(t, cfg.CallbackSecrets.Names())
 		require.NotContains(t, platformconfig.Attrs(cfg)["DATABASE_URL"], "s3cret")
 	}
 	require.Equal(t, "127.0.0.1:3001", defaults().ListenAddr)

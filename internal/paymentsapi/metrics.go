@@ -4,16 +4,18 @@ import "github.com/prometheus/client_golang/prometheus"
 
 // The names of the metrics.
 const (
-	metricRequests = "hookline_api_requests_total"
-	metricDuration = "hookline_api_request_duration_seconds"
+	metricRequests  = "hookline_api_requests_total"
+	metricDuration  = "hookline_api_request_duration_seconds"
+	metricCallbacks = "hookline_callbacks_received_total"
 )
 
 type metrics struct {
-	requests *prometheus.CounterVec
-	duration *prometheus.HistogramVec
+	requests  *prometheus.CounterVec
+	duration  *prometheus.HistogramVec
+	callbacks *prometheus.CounterVec
 }
 
-func newMetrics(registry *prometheus.Registry) metrics {
+func newMetrics(registry *prometheus.Registry, providers []string) metrics {
 	m := metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: metricRequests, Help: "Requests answered, by route, method and status.",
@@ -22,7 +24,15 @@ func newMetrics(registry *prometheus.Registry) metrics {
 			Name: metricDuration, Help: "Seconds from a request's headers to its answer, by route.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 		}, []string{"route"}),
+		callbacks: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: metricCallbacks, Help: "Callbacks of payment providers, by provider and what became of them at the door.",
+		}, []string{"provider", "outcome"}),
 	}
-	registry.MustRegister(m.requests, m.duration)
+	for _, provider := range providers { // a callback for anybody else counts nowhere: its name is the sender's choice
+		for _, each := range outcomes() {
+			m.callbacks.WithLabelValues(provider, string(each))
+		}
+	}
+	registry.MustRegister(m.requests, m.duration, m.callbacks)
 	return m
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/hookline/hookline/internal/callback"
 	"github.com/hookline/hookline/internal/payment"
 	"github.com/hookline/hookline/internal/platform/httpserver"
 )
@@ -27,32 +28,41 @@ type store interface {
 	AppendEvent(ctx context.Context, eventType, merchantID string, data json.RawMessage, origin payment.Origin) (payment.Answer, error)
 }
 
-// Options say what a server works with. All are required.
+// Options say what a server works with. All but the Providers are required.
 type Options struct {
-	Store    store
-	Log      *slog.Logger
-	Registry *prometheus.Registry
+	Store     store
+	Forwarder forwarder
+	// Providers are who may send callbacks; the zero value is nobody.
+	Providers callback.Providers
+	Log       *slog.Logger
+	Registry  *prometheus.Registry
 	// Timeout bounds what one request may wait for the database, its wait for a connection included.
 	Timeout time.Duration
 }
 
 // Server answers the API's requests. It is safe for concurrent use.
 type Server struct {
-	store   store
-	log     *slog.Logger
-	timeout time.Duration
-	metrics metrics
+	store     store
+	forwarder forwarder
+	providers callback.Providers
+	log       *slog.Logger
+	timeout   time.Duration
+	metrics   metrics
 }
 
 // New makes a server and registers its metrics.
 func New(opts Options) *Server {
-	return &Server{store: opts.Store, log: opts.Log, timeout: opts.Timeout, metrics: newMetrics(opts.Registry)}
+	return &Server{
+		store: opts.Store, forwarder: opts.Forwarder, providers: opts.Providers, log: opts.Log, timeout: opts.Timeout,
+		metrics: newMetrics(opts.Registry, opts.Providers.Names()),
+	}
 }
 
-// Routes adds the API's routes to r.
+// Routes adds the API's routes to r, but for the providers' door: see CallbackRoutes.
 func (s *Server) Routes(r chi.Router) {
 	r.Post("/payments", s.handle("/payments", http.MethodPost, s.createPayment))
 	r.Get("/payments/{id}", s.handle("/payments/{id}", http.MethodGet, s.getPayment))
+	r.Get("/payments/{id}/history", s.handle("/payments/{id}/history", http.MethodGet, s.getHistory))
 	r.Patch("/payments/{id}", s.handle("/payments/{id}", http.MethodPatch, s.updatePayment))
 	r.Post("/events", s.handle("/events", http.MethodPost, s.createEvent))
 }

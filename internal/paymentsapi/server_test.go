@@ -573,6 +573,7 @@ func TestMetrics(t *testing.T) {
 		`hookline_api_request_duration_seconds_count{route="/events"} 0`,
 		`hookline_api_request_duration_seconds_count{route="/payments"} 4`,
 		`hookline_api_request_duration_seconds_count{route="/payments/{id}"} 1`,
+		`hookline_api_request_duration_seconds_count{route="/payments/{id}/history"} 0`,
 	}, scrape(registry, "hookline_api_request_duration_seconds_count"))
 }
 

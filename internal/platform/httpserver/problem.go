@@ -97,6 +97,12 @@ func ReadBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, erro
 	if !isJSON(r.Header.Get("Content-Type")) {
 		return nil, fault.New(fault.Unsupported, "the body must be application/json, and the Content-Type must say so")
 	}
+	return ReadBytes(w, r, limit)
+}
+
+// ReadBytes reads a request's body of any type of at most limit bytes. One that says it is larger is refused before it is
+// read.
+func ReadBytes(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
 	if r.ContentLength > limit {
 		return nil, tooLarge(limit)
 	}

@@ -54,6 +54,8 @@ type Options struct {
 	Ready func(ctx context.Context) error
 	// Routes adds the service's own routes. They are behind API_TOKEN, where one is set.
 	Routes func(r chi.Router)
+	// OpenRoutes adds routes that API_TOKEN does not guard, as their requests carry a credential of their own. It may be nil.
+	OpenRoutes func(r chi.Router)
 	// RequestTimeout bounds reading a request and writing its answer; 0 means 15 s, negative none.
 	RequestTimeout time.Duration
 	// DrainTimeout bounds how long a stop waits for open requests; 0 means 10 s.
@@ -159,6 +161,12 @@ func (s *Server) routes() http.Handler {
 		}
 		WriteProblem(w, Problem{Status: http.StatusMethodNotAllowed, Detail: req.Method + " is not offered at " + req.URL.Path})
 	})
+	if s.opts.OpenRoutes != nil {
+		r.Group(func(r chi.Router) {
+			r.Use(s.recoverPanic)
+			s.opts.OpenRoutes(r)
+		})
+	}
 	if s.opts.Routes != nil {
 		r.Group(func(r chi.Router) {
 			r.Use(s.authenticate, s.recoverPanic)

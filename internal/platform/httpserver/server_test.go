@@ -196,6 +196,27 @@ func TestAPITokenGuardsTheRoutes(t *testing.T) {
 	}
 }
 
+func TestOpenRoutesAskForNoToken(t *testing.T) {
+	t.Parallel()
+	say := func(text string) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, text) }
+	}
+	r := serve(t, httpserver.Options{
+		Config: httpserver.Config{APIToken: "secret"},
+		Routes: func(r chi.Router) { r.Get("/guarded", say("in")) },
+		OpenRoutes: func(r chi.Router) {
+			r.Get("/open/{id}", say("open"))
+			r.Get("/open", func(http.ResponseWriter, *http.Request) { panic("the sky falls") })
+		},
+	})
+	for path, want := range map[string]int{
+		"/open/1": 200, "/open": 500, "/guarded": 401, "/open/1/guarded": 404, "/open/../guarded": 404, "//guarded": 404,
+	} {
+		status, _, _ := get(t, "GET", r.url+path, nil)
+		require.Equal(t, want, status, path)
+	}
+}
+
 func TestAPanicIsAProblemAndALogLine(t *testing.T) {
 	t.Parallel()
 	r := serve(t, httpserver.Options{Routes: func(r chi.Router) {
