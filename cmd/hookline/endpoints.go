@@ -8,7 +8,8 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"text/tabwriter"
+
+	"github.com/google/uuid"
 
 	"github.com/hookline/hookline/internal/egress"
 	"github.com/hookline/hookline/internal/endpoint"
@@ -21,111 +22,86 @@ import (
 
 const envDatabaseURL = "DATABASE_URL"
 
-func endpoints(ctx context.Context, args []string, stdout, _ io.Writer) error {
-	const verbs = "want `endpoints add` or `endpoints list`"
-	if len(args) == 0 {
-		return wrongUsage(verbs)
-	}
-	switch args[0] {
-	case "add":
-		return addEndpoint(ctx, args[1:], stdout)
-	case "list":
-		return listEndpoints(ctx, args[1:], stdout)
-	case "-h", "-help", "--help":
-		return helpError("Usage: hookline endpoints add --merchant M --url U [flags]\n       hookline endpoints list [flags]\n\nEach has --help.\n")
-	default:
-		return wrongUsage(verbs)
-	}
+// ofEndpoints ends the help of what works on endpoints.
+const ofEndpoints = " of the running stack, or of the ledger at " + envDatabaseURL + " with ENCRYPTION_KEYS where that is set."
+
+// endpointVerbs are the verbs of endpoints.
+var endpointVerbs = []verb{
+	{name: "add", summary: "--merchant M --url U [flags]", run: addEndpoint},
+	{name: "list", summary: "[--merchant M] [flags]", run: listEndpoints},
+	{name: "show", summary: "ID [flags]", run: showEndpoint},
+	{name: "update", summary: "ID [flags]", run: updateEndpoint},
+	{name: "disable", summary: "ID [flags]", run: disableEndpoint},
+	{name: "enable", summary: "ID [flags]", run: enableEndpoint},
+	{name: "remove", summary: "ID [flags]", run: removeEndpoint},
+	{name: "rotate-secret", summary: "ID [flags]", run: rotateSecret},
+	{name: "test", summary: "ID [flags]", run: testEndpoint},
 }
 
-func addEndpoint(ctx context.Context, args []string, stdout io.Writer) error {
-	fs := newFlags("endpoints add")
-	dir := dirFlag(fs)
-	merchant := fs.String("merchant", "", "`id` of the merchant (required)")
-	target := fs.String("url", "", "`URL` that gets the webhooks (required)")
-	secret := fs.String("secret", "", "signing `secret`, whsec_ and base64; drawn where none is given")
-	description := fs.String("description", "", "`text` for whoever reads the list")
-	asJSON := fs.Bool("json", false, "print the endpoint as JSON on the last line")
-	if _, err := parse(fs, args, 0, "endpoints add --merchant M --url U [flags]",
-		"Adds an endpoint to the running stack, or to the ledger at "+envDatabaseURL+" where that is set."); err != nil {
-		return err
-	}
-	if *merchant == "" || *target == "" {
-		return wrongUsage("--merchant and --url are required")
-	}
-	store, err := openEndpoints(ctx, *dir)
-	if err != nil {
-		return err
-	}
-	defer store.Close()
-	added, whsec, err := store.Add(ctx, endpoint.Spec{MerchantID: *merchant, URL: *target, Description: *description, Secret: *secret})
-	if invalid, ok := errors.AsType[*fault.Error](err); ok && len(invalid.Fields) > 0 {
-		var problems []string
-		for field, problem := range invalid.Fields {
-			problems = append(problems, flagOf(field)+": "+problem)
-		}
-		slices.Sort(problems)
-		return wrongUsage("%s", strings.Join(problems, "; "))
-	}
-	if err != nil {
-		return err
-	}
-	if *asJSON {
-		return printJSON(stdout, struct {
-			endpoint.Endpoint
-			Secret string `json:"secret"`
-		}{added, whsec})
-	}
-	fmt.Fprintf(stdout, "endpoint %s of %s\nsigning secret, shown only now: %s\n", added.ID, added.MerchantID, whsec)
-	return nil
+func endpoints(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	return runOneOf(ctx, "endpoints", endpointVerbs, args, stdout, stderr)
 }
 
-// flagOf is the flag that sets the endpoint's field.
-func flagOf(field string) string {
-	name, _, _ := strings.Cut(field, "_") // merchant_id
-	return "--" + name
+// runOneOf runs the verb of a verb that the arguments begin with. The summary of each is its synopsis.
+func runOneOf(ctx context.Context, of string, verbs []verb, args []string, stdout, stderr io.Writer) error {
+	var names []string
+	usage := "Usage: "
+	for i, v := range verbs {
+		if len(args) > 0 && args[0] == v.name {
+			return v.run(ctx, args[1:], stdout, stderr)
+		}
+		names = append(names, v.name)
+		if i > 0 {
+			usage += "       "
+		}
+		usage += "hookline " + of + " " + v.name + " " + v.summary + "\n"
+	}
+	if len(args) > 0 && slices.Contains([]string{"-h", "-help", "--help"}, args[0]) {
+		return helpError(usage + "\nEach has --help.\n")
+	}
+	return wrongUsage("want `%s` and one of %s", of, strings.Join(names, ", "))
 }
 
-func listEndpoints(ctx context.Context, args []string, stdout io.Writer) error {
-	fs := newFlags("endpoints list")
-	dir := dirFlag(fs)
-	merchant := fs.String("merchant", "", "only those of the merchant with this `id`")
-	asJSON := fs.Bool("json", false, "print one JSON object on the last line")
-	if _, err := parse(fs, args, 0, "endpoints list [flags]",
-		"Lists the endpoints of the running stack, or of the ledger at "+envDatabaseURL+" where that is set."); err != nil {
+// fieldFlags are the flags that set the fields which a refusal names.
+var fieldFlags = map[string]string{
+	"merchant_id": "--merchant", "url": "--url", "description": "--description", "event_types": "--events", "headers": "--header",
+	"retry_schedule": "--schedule", "ordering": "--ordering", "timeout": "--timeout", "secret": "--secret", "secret_kind": "--secret-kind",
+	"overlap": "--overlap",
+}
+
+// asUsage makes a mistake on the command line of a refusal that names fields, with the flag of each.
+func asUsage(err error) error {
+	invalid, ok := errors.AsType[*fault.Error](err)
+	if !ok || len(invalid.Fields) == 0 {
 		return err
 	}
-	store, err := openEndpoints(ctx, *dir)
-	if err != nil {
-		return err
+	var problems []string
+	for field, problem := range invalid.Fields {
+		problems = append(problems, fieldFlags[field]+": "+problem)
 	}
-	defer store.Close()
-	all, err := store.List(ctx, *merchant)
-	if err != nil {
-		return err
+	slices.Sort(problems)
+	return wrongUsage("%s", clean(strings.Join(problems, "; "), 0))
+}
+
+// endpointID reads the only argument of a verb about one endpoint.
+func endpointID(rest []string) (uuid.UUID, error) {
+	if len(rest) == 0 {
+		return uuid.Nil, wrongUsage("want the id of an endpoint; hookline endpoints list names them")
 	}
-	if *asJSON {
-		if all == nil {
-			all = []endpoint.Endpoint{}
-		}
-		return printJSON(stdout, struct {
-			Endpoints []endpoint.Endpoint `json:"endpoints"`
-		}{all})
+	const length = 36 // the library also reads other forms
+	id, err := uuid.Parse(rest[0])
+	if err != nil || len(rest[0]) != length {
+		return uuid.Nil, wrongUsage("%q is not the id of an endpoint; hookline endpoints list names them", rest[0])
 	}
-	tw := tabwriter.NewWriter(stdout, 0, 4, 2, ' ', 0)
-	for _, e := range all {
-		enabled := "enabled"
-		if !e.Enabled {
-			enabled = "disabled"
-		}
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", e.ID, e.MerchantID, enabled, e.URL, e.Description)
-	}
-	return tw.Flush()
+	return id, nil
 }
 
 // openedEndpoints are the endpoints of a ledger, with the pool that reaches it.
 type openedEndpoints struct {
 	*endpoint.Manager
+
+	Keys  seal.Keyring
+	Guard *egress.Guard
 	Close func()
 }
 
@@ -163,5 +139,27 @@ func openEndpoints(ctx context.Context, dir string) (openedEndpoints, error) {
 	if err != nil {
 		return openedEndpoints{}, fmt.Errorf("%s: %w", envDatabaseURL, err)
 	}
-	return openedEndpoints{Manager: stack.Endpoints(pool, settings.Keys, guard), Close: pool.Close}, nil
+	return openedEndpoints{Manager: stack.Endpoints(pool, settings.Keys, guard), Keys: settings.Keys, Guard: guard, Close: pool.Close}, nil
+}
+
+// openToSeal is openEndpoints for who seals something: meanwhile the embedded stack's keys stay what they are.
+func openToSeal(ctx context.Context, dir string) (openedEndpoints, error) {
+	release := func() {}
+	if os.Getenv(envDatabaseURL) == "" {
+		var err error
+		if release, err = stack.Hold(ctx, dir); err != nil {
+			return openedEndpoints{}, err
+		}
+	}
+	opened, err := openEndpoints(ctx, dir)
+	if err != nil {
+		release()
+		return opened, err
+	}
+	disconnect := opened.Close
+	opened.Close = func() {
+		disconnect()
+		release()
+	}
+	return opened, nil
 }
