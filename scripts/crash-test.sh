@@ -117,9 +117,19 @@ ask() {
 	docker compose exec -T postgres psql -U postgres -d hookline -v ON_ERROR_STOP=1 -qAtX -c "$1"
 }
 
+# unaccounted prints what the worker whose reconciler leads cannot account for; the others have 0.
+unaccounted() {
+	local address most=0 count
+	for address in $(docker compose ps --quiet webhook-worker | xargs -n 1 docker port | sed -n 's/.* -> //p'); do
+		count=$(curl -fsS "http://$address/reconciler" | grep -o '"unaccounted":[0-9]*' | cut -d: -f2)
+		[ "$count" -le "$most" ] || most=$count
+	done
+	echo "$most"
+}
+
 composed() {
 	local victim=${1:-webhook-worker}
-	api=http://localhost:3001 merchant=http://localhost:4001 worker=http://localhost:9080
+	api=http://localhost:3001 merchant=http://localhost:4001
 	old_api=http://localhost:3000 old_merchant=http://localhost:4000
 	run=crash-$(date +%s)-$$
 	work=$(mktemp -d)
@@ -150,7 +160,7 @@ composed() {
 	old_sent=$(wc -l <"$work/old") old_lost=$((old_sent - $(wc -l <"$work/old.seen")))
 	sent=$(wc -l <"$work/new") committed=$(wc -l <"$work/committed") received=$(wc -l <"$work/committed.seen")
 	twice=$(awk '$2 > 1' "$work/committed.seen" | wc -l)
-	unaccounted=$(curl -fsS "$worker/reconciler" | grep -o '"unaccounted":[0-9]*' | cut -d: -f2)
+	unaccounted=$(unaccounted)
 	echo
 	printf '%-40s %s\n' "old, acknowledged and lost:" "$old_lost of $old_sent"
 	printf '%-40s %s\n' "new, acknowledged and lost:" "$((committed - received)) of $sent"
@@ -164,6 +174,7 @@ composed() {
 
 finish_composed() {
 	local code=$?
+	kill "$(jobs -p)" 2>/dev/null || true # whoever interrupts it wants no more payments
 	curl -fsS -o /dev/null -X PUT "$old_merchant/behaviour" -H "$json" -d '{}' || true
 	rm -rf "$work"
 	exit "$code"

@@ -25,8 +25,11 @@ curl -fsS -o /dev/null "$admin/health" || {
 	exit 1
 }
 # Not forced: what is running there must find the handlers that it began with.
-curl -sS --fail-with-body -X POST "$admin/deployments" -H 'content-type: application/json' \
-	-d "{\"uri\": \"$worker\", \"force\": false$headers}"
-echo
-echo "handlers that Restate knows now:"
-curl -fsS "$admin/services" | grep -oE '"(name|uri|revision)": ?("[^"]*"|[0-9]+)' | sed 's/^/  /'
+answer=$(curl -sS --fail-with-body -X POST "$admin/deployments" -H 'content-type: application/json' \
+	-d "{\"uri\": \"$worker\", \"force\": false$headers}") || {
+	echo "Restate cannot take $worker: $answer" >&2
+	exit 1
+}
+grep -oE '"id": ?"dp_[^"]+"' <<<"$answer" | sed 's/.*"\(dp_.*\)"/deployment \1/'
+echo "services and handlers that Restate knows now:"
+curl -fsS "$admin/services" | grep -oE '"name": ?"[^"]+"' | sed 's/.*"\(.*\)"/  \1/'
