@@ -39,6 +39,9 @@ const (
 	MaxInFlight = 16
 	// maxWaiting bounds the records that are read ahead; what is beyond stays in Kafka.
 	maxWaiting = 4 * MaxInFlight * maxBatchEvents
+	// maxUnmarked bounds the records that are remembered because one before them has not ended: 100 bytes each, and
+	// minutes of a full load behind a batch that does not end. Beyond it nothing more is read.
+	maxUnmarked = 400_000
 	// revokePatience bounds how long a rebalance waits for batches in flight.
 	revokePatience = 5 * time.Second
 	// stopPatience bounds how long a stop waits for them.
@@ -62,13 +65,15 @@ type Intake struct {
 	held       int // records taken and not finished
 	changed    chan struct{}
 	calls      sync.WaitGroup
+	// mostUnmarked is maxUnmarked, but for a test.
+	mostUnmarked int
 }
 
 // New makes an Intake. Its metrics are added to the registry.
 func New(d dispatcher, g graveyard, log *slog.Logger, registry prometheus.Registerer) *Intake {
 	return &Intake{
 		dispatcher: d, graveyard: g, log: log, metrics: newMetrics(registry),
-		partitions: map[event.Partition]*partition{}, queue: newQueue(), changed: make(chan struct{}),
+		partitions: map[event.Partition]*partition{}, queue: newQueue(), changed: make(chan struct{}), mostUnmarked: maxUnmarked,
 	}
 }
 
@@ -111,7 +116,7 @@ func (in *Intake) poll(ctx, calls context.Context, c consumer) {
 func (in *Intake) awaitRoom(ctx context.Context) int {
 	for {
 		in.mu.Lock()
-		room, changed := maxWaiting-in.held, in.changed
+		room, changed := min(maxWaiting-in.held, in.mostUnmarked-in.unmarked()), in.changed
 		in.mu.Unlock()
 		if room > 0 {
 			return room
@@ -122,6 +127,15 @@ func (in *Intake) awaitRoom(ctx context.Context) int {
 			return 0
 		}
 	}
+}
+
+// unmarked is how many records are remembered. It is called with the lock held.
+func (in *Intake) unmarked() int {
+	n := 0
+	for _, p := range in.partitions {
+		n += len(p.open) - p.head
+	}
+	return n
 }
 
 // take decodes and queues records. One that cannot be read is put aside: its partition goes on.

@@ -321,6 +321,33 @@ func TestNothingIsReadWhenThereIsNoRoom(t *testing.T) {
 	})
 }
 
+func TestABatchThatDoesNotEndBoundsWhatIsRememberedBehindIt(t *testing.T) {
+	t.Parallel()
+	run(t, func(t *testing.T, h *harness) {
+		const most = 5 * maxWaiting
+		h.Intake.mu.Lock()
+		h.mostUnmarked = most
+		h.Intake.mu.Unlock()
+		h.topic.write(records(0, 0, most+2*maxWaiting)...)
+		calls := h.seen()
+		stuck := with(t, calls, "0/0")
+		h.mu.Lock()
+		h.answer = func(call) error { return nil } // all that come later end at once
+		h.mu.Unlock()
+		for _, each := range calls {
+			if each.key != stuck.key {
+				each.end <- nil
+			}
+		}
+		pass(time.Hour)
+		require.Equal(t, most, h.topic.given, "what is beyond stays in Kafka")
+		require.Empty(t, h.topic.marked(0))
+		stuck.end <- nil
+		pass(time.Hour)
+		require.Equal(t, most+2*maxWaiting, h.topic.given, "and goes on when it has ended")
+	})
+}
+
 func TestABatchIsHandedOverUntilItHasEnded(t *testing.T) {
 	t.Parallel()
 	run(t, func(t *testing.T, h *harness) {
