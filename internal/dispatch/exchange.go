@@ -173,7 +173,7 @@ func (d *Dispatcher) exchange(e *exchange, claimedAt time.Time) {
 		d.metrics.attempts.WithLabelValues(string(response.Cause)).Inc()
 		d.metrics.latency.Observe(response.Latency.Seconds())
 		if response.Cause == delivery.CauseOK {
-			d.metrics.acknowledged(claim.Number, e.occurred)
+			d.metrics.acknowledged(claim, e.occurred)
 		}
 		h.finished(exchangeResult{of: e, claim: claim, response: response})
 	})

@@ -65,13 +65,13 @@ const (
 
 // acknowledged counts an endpoint's 2xx. The event's time is text on its way through the pipeline; one that cannot be read
 // is nobody's latency.
-func (m *dispatchMetrics) acknowledged(number int, occurredAt string) {
+func (m *dispatchMetrics) acknowledged(claim delivery.Claim, occurredAt string) {
 	occurred, err := time.Parse(time.RFC3339Nano, occurredAt)
 	if err != nil {
 		return
 	}
 	attempt := laterAttempt
-	if number == 1 {
+	if claim.Number == 1 && claim.Generation == 0 { // the first attempt of a replay is as late as the replay
 		attempt = firstAttempt
 	}
 	m.commitToAck.WithLabelValues(attempt).Observe(max(0, time.Since(occurred).Seconds()))
