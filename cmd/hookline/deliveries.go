@@ -330,7 +330,7 @@ func printHistory(ctx context.Context, ledger *postgres.Ledger, eventID, endpoin
 		}
 	}
 	for _, d := range h.Deliveries {
-		fmt.Fprintf(stdout, "\nendpoint  %s  %s\nstanding  %s, %d attempts, %s\n", d.EndpointID, place(d), d.standing(), d.Attempts, d.next())
+		fmt.Fprintf(stdout, "\nendpoint  %s  %s\nstanding  %s, attempts: %d, %s\n", d.EndpointID, place(d), d.standing(), d.Attempts, d.next())
 		if d.Owner != "" {
 			fmt.Fprintf(stdout, "held by   %s\n", clean(d.Owner, 0))
 		}
@@ -505,8 +505,10 @@ func retry(ctx context.Context, retrier *redrive.Retrier, order redrive.Order, a
 		}
 	})
 	if err != nil {
+		// Not in the error: who interrupts the command is not shown it.
 		if progress.Made() > 0 && !order.DryRun {
-			return fmt.Errorf("%w; %d are made and will be sent, and hookline deliveries retry --replay %d takes up the rest", err, progress.Made(), progress.Replay.ID)
+			fmt.Fprintf(stderr, "replay %[1]d: %[2]d are made and will be sent; hookline deliveries retry --replay %[1]d takes up the rest\n",
+				progress.Replay.ID, progress.Made())
 		}
 		return err
 	}
@@ -532,7 +534,7 @@ func told(v redrive.Verdict, dryRun bool) string {
 	case v == redrive.Send && dryRun:
 		return "would be sent"
 	case v == redrive.Send:
-		return "sent once more"
+		return "to be sent once more"
 	case v == redrive.Park && dryRun:
 		return "would be parked: the endpoint is disabled"
 	case v == redrive.Park:

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -186,7 +187,7 @@ func TestAnEventIsShownWithEveryAttempt(t *testing.T) {
 	require.NoError(t, printHistory(t.Context(), c.ledger, c.dead.ID, uuid.Nil, false, &out))
 	for _, words := range []string{
 		"type      payment.failed", "object    payment p, version 1", "by inv_1", c.endpoints[0].String() + "  http://127.0.0.1:1/webhooks",
-		c.endpoints[1].String() + "  (removed)", "standing  dead, 1 attempts, ended 20", "standing  retrying (replay 1), 0 attempts, next 20",
+		c.endpoints[1].String() + "  (removed)", "standing  dead, attempts: 1, ended 20", "standing  retrying (replay 1), attempts: 0, next 20",
 		"503 in 12 ms  server_error: the endpoint failed with a 5xx; look into the server's log", "answered \ufffd[31mdown for maintenance\ufffd",
 		"body SHA-256 abcd, sent by inv_1",
 	} {
@@ -229,7 +230,7 @@ func TestARetryOfAnEventSaysWhatBecomesOfEachDelivery(t *testing.T) {
 
 	stdout, _, err = c.retry(t, redrive.Selection{EventID: c.dead.ID}, nil)
 	require.NoError(t, err)
-	require.Contains(t, stdout, "sent once more")
+	require.Contains(t, stdout, ": to be sent once more\n")
 	require.Contains(t, stdout, "gets it when it is enabled")
 	require.Contains(t, stdout, "replay 1: 1 to send; 1 parked")
 	list := <-c.sent
@@ -280,4 +281,26 @@ func TestARetryWithoutAnIngressSaysWhoSendsIt(t *testing.T) {
 	require.NoError(t, retry(t.Context(), c.retrier,
 		redrive.Order{Replay: redrive.Replay{RequestedBy: "joe", Selection: redrive.Selection{EndpointID: c.endpoints[1]}}, Rate: 1}, true, &out, io.Discard))
 	require.Contains(t, out.String(), `"deliveries":{"send":1},"handed_over":0,"hand_over_error":"sending attempts`)
+}
+
+func TestARetryThatIsInterruptedNamesItsReplay(t *testing.T) {
+	t.Parallel()
+	c := newCemetery(t)
+	ctx, interrupt := context.WithCancel(t.Context())
+	retrier := redrive.NewRetrier(c.ledger, interrupting(interrupt))
+	var stderr bytes.Buffer
+	order := redrive.Order{Replay: redrive.Replay{RequestedBy: "joe", Selection: redrive.Selection{MerchantID: "m"}}, Rate: 1}
+	require.ErrorIs(t, retry(ctx, retrier, order, false, io.Discard, &stderr), context.Canceled)
+	require.Equal(t, "replay 1: 1 are made and will be sent; hookline deliveries retry --replay 1 takes up the rest\n", stderr.String())
+	var stdout bytes.Buffer
+	require.NoError(t, retry(t.Context(), c.retrier, redrive.Order{Replay: redrive.Replay{ID: 1}, Rate: 1000}, false, &stdout, io.Discard))
+	require.Equal(t, "replay 1: 1 to send; 1 left alone (this replay, or a later one, has taken it)\n", stdout.String())
+}
+
+// interrupting is an ingress at which the command is interrupted.
+type interrupting context.CancelFunc
+
+func (i interrupting) SendAttempt(ctx context.Context, _ delivery.AttemptList) error {
+	i()
+	return ctx.Err()
 }
