@@ -1,8 +1,6 @@
 package crash_test
 
 import (
-	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -10,60 +8,28 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/hookline/hookline/internal/crashtest"
+	"github.com/hookline/hookline/internal/testkit/commands"
 )
 
 // bin holds the commands, built once.
 var bin string
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "hookline-crash-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	bin = dir
-	build := exec.Command("go", "build", "-o", dir+"/", "./cmd/...")
-	build.Dir = filepath.Join("..", "..")
-	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "building the commands: %s\n%s", err, out)
-		return 1
-	}
-	return m.Run()
-}
+func TestMain(m *testing.M) { commands.Main(m, &bin) }
 
 // hookline runs the command with the environment of a developer who has set nothing.
 func hookline(t *testing.T, args ...string) (stdout, stderr string, err error) {
 	t.Helper()
-	// Not the test's own context: it has ended when the cleanup runs.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 5*time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, filepath.Join(bin, "hookline"), args...)
-	cmd.Dir = t.TempDir()
-	for _, entry := range os.Environ() {
-		name, _, _ := strings.Cut(entry, "=")
-		switch name {
-		case "HOOKLINE_DIR", "HOOKLINE_PORT_OFFSET", "HOOKLINE_KAFKA", "INTAKE":
-		default:
-			cmd.Env = append(cmd.Env, entry)
-		}
-	}
-	var out, errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	err = cmd.Run()
-	return out.String(), errs.String(), err
+	return commands.Hookline(t, bin, t.TempDir(), nil, args...)
 }
 
 // start brings a stack up at the first offset whose ports are all free, and returns the flags that choose it.
 func start(t *testing.T) (dir string, flags []string) {
 	t.Helper()
+	commands.LookAtSources(t)
 	dir = filepath.Join(t.TempDir(), "stack")
 	t.Cleanup(func() {
 		_, stderr, err := hookline(t, "down", "--purge", "--dir", dir)

@@ -1,17 +1,12 @@
 package e2e_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
-	"io/fs"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -24,84 +19,45 @@ import (
 
 	"github.com/hookline/hookline/internal/stack"
 	"github.com/hookline/hookline/internal/stack/process"
+	"github.com/hookline/hookline/internal/testkit/commands"
 )
 
 // bin holds the commands, built once.
 var bin string
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "hookline-e2e-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	bin = dir
-	build := exec.Command("go", "build", "-o", dir+"/", "./cmd/...")
-	build.Dir = filepath.Join("..", "..")
-	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "building the commands: %s\n%s", err, out)
-		return 1
-	}
-	return m.Run()
-}
-
-// lookAtSources tells go test what a test rests on: it repeats a cached result as long as the files that the
-// test looked at are the same, and knows nothing of what the compiler reads.
-func lookAtSources(t *testing.T) {
-	t.Helper()
-	root := filepath.Join("..", "..")
-	for _, name := range []string{"go.mod", "cmd", "internal", "migrations", "deploy"} {
-		require.NoError(t, filepath.WalkDir(filepath.Join(root, name), func(name string, _ fs.DirEntry, err error) error {
-			if err == nil {
-				_, err = os.Stat(name)
-			}
-			return err
-		}))
-	}
-}
+func TestMain(m *testing.M) { commands.Main(m, &bin) }
 
 // running is a stack of the built commands in a directory of its own.
 type running struct {
-	dir    string
-	offset int
-	status stack.Status
+	bin     string // where the commands are
+	dir     string
+	offset  int
+	environ []string // of every up
+	status  stack.Status
 }
 
 // hookline runs the command in dir and returns what it printed.
 func hookline(t *testing.T, dir string, environ []string, args ...string) (stdout, stderr string, err error) {
 	t.Helper()
-	// Not the test's own context: it has ended when the cleanup runs.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 3*time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, filepath.Join(bin, "hookline"), args...)
-	cmd.Dir = dir
-	for _, entry := range os.Environ() {
-		if !strings.HasPrefix(entry, "HOOKLINE_DIR=") && !strings.HasPrefix(entry, "HOOKLINE_PORT_OFFSET=") &&
-			!strings.HasPrefix(entry, "HOOKLINE_KAFKA=") && !strings.HasPrefix(entry, "HOOKLINE_WORKERS=") && !strings.HasPrefix(entry, "INTAKE=") {
-			cmd.Env = append(cmd.Env, entry)
-		}
-	}
-	cmd.Env = append(cmd.Env, environ...)
-	var out, errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	err = cmd.Run()
-	return out.String(), errs.String(), err
+	return commands.Hookline(t, bin, dir, environ, args...)
 }
 
 // start brings a stack up at the first offset whose ports are all free.
-func start(t *testing.T) *running {
+func start(t *testing.T, environ ...string) *running {
 	t.Helper()
-	lookAtSources(t)
-	s := &running{dir: t.TempDir()}
+	return startFrom(t, bin, environ...)
+}
+
+func startFrom(t *testing.T, bin string, environ ...string) *running {
+	t.Helper()
+	commands.LookAtSources(t)
+	s := &running{bin: bin, dir: t.TempDir(), environ: environ}
 	t.Cleanup(func() {
-		_, stderr, err := hookline(t, s.dir, nil, "down", "--purge")
+		_, stderr, err := commands.Hookline(t, s.bin, s.dir, nil, "down", "--purge")
 		require.NoError(t, err, stderr)
 	})
 	for s.offset = 10000; s.offset < 13000; s.offset += 20 {
-		stdout, stderr, err := hookline(t, s.dir, nil, "up", "--json", "--port-offset", fmt.Sprint(s.offset))
+		stdout, stderr, err := commands.Hookline(t, s.bin, s.dir, environ, "up", "--json", "--port-offset", fmt.Sprint(s.offset))
 		if err != nil && strings.Contains(stderr, "is held by") {
 			continue
 		}
@@ -115,7 +71,8 @@ func start(t *testing.T) *running {
 
 func (s *running) up(t *testing.T, environ ...string) {
 	t.Helper()
-	stdout, stderr, err := hookline(t, s.dir, append(environ, fmt.Sprintf("HOOKLINE_PORT_OFFSET=%d", s.offset)), "up", "--json")
+	environ = slices.Concat(s.environ, environ, []string{fmt.Sprintf("HOOKLINE_PORT_OFFSET=%d", s.offset)})
+	stdout, stderr, err := commands.Hookline(t, s.bin, s.dir, environ, "up", "--json")
 	require.NoError(t, err, stderr)
 	s.read(t, stdout)
 }
@@ -232,7 +189,6 @@ func TestEachEventOfAPaymentHasItsOwnIDAndSnapshot(t *testing.T) {
 	hooks := newRecorder(t)
 	stdout, stderr, err := hookline(t, s.dir, nil, "endpoints", "add", "--merchant", stack.DemoMerchant, "--url", hooks.url, "--json")
 	require.NoError(t, err, stderr)
-	require.Contains(t, stderr, "the embedded stack takes such an endpoint")
 	require.Contains(t, stdout, `"secret":"whsec_`)
 
 	id := s.pay(t)
@@ -257,7 +213,7 @@ func TestASecondStackIsToldWhoseThePortsAre(t *testing.T) {
 	_, stderr, err := hookline(t, other, nil, "up", "--port-offset", fmt.Sprint(s.offset))
 	require.Error(t, err)
 	require.Contains(t, stderr, "is held by another Hookline stack")
-	require.Contains(t, stderr, "run: cd "+s.dir+" && "+bin+"/hookline down")
+	require.Contains(t, stderr, "run: cd "+s.dir+" && "+s.bin+"/hookline down")
 	_, stderr, err = hookline(t, other, nil, "down", "--purge")
 	require.NoError(t, err, stderr)
 }
