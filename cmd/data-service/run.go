@@ -18,7 +18,7 @@ func run(ctx context.Context, cfg config, log *slog.Logger) error {
 	defer pool.Close()
 
 	registry, store := metrics.NewRegistry(name), postgres.NewEventStore(pool)
-	data := dataservice.New(dataservice.Options{
+	data := dataservice.New(ctx, dataservice.Options{
 		Store: store, Log: log, Registry: registry, WaitForVisible: cfg.WaitForVisible,
 	})
 	server, err := httpserver.Listen(ctx, httpserver.Options{

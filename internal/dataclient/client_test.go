@@ -62,7 +62,7 @@ func start(t testing.TB) *service {
 	t.Cleanup(pool.Close)
 	s := &service{admin: db.Pool(t, ""), asked: &atomic.Int64{}}
 	registry := prometheus.NewRegistry()
-	data := dataservice.New(dataservice.Options{
+	data := dataservice.New(t.Context(), dataservice.Options{
 		Store: watched{postgres.NewEventStore(pool), s}, Log: slog.New(slog.DiscardHandler), Registry: registry,
 		WaitForVisible: time.Minute, // the test ends it
 	})

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/hookline/hookline/internal/event"
+	"github.com/hookline/hookline/internal/wal"
 )
 
 // store is the business database, for reading.
@@ -21,6 +22,7 @@ type store interface {
 	Payment(ctx context.Context, id uuid.UUID) (json.RawMessage, error)
 	Feed(ctx context.Context, after string, limit int, visible bool) (event.FeedPage, error)
 	FeedStart(ctx context.Context, since time.Time) (string, error)
+	Slots(ctx context.Context) ([]wal.Slot, error)
 }
 
 // Options say what a service reads from and how long it is patient.
@@ -42,7 +44,8 @@ type Service struct {
 }
 
 // New makes a service and registers its metrics.
-func New(opts Options) *Service {
+func New(ctx context.Context, opts Options) *Service {
+	opts.Registry.MustRegister(slotCollector{context.WithoutCancel(ctx), opts.Store, opts.Log})
 	return &Service{
 		store: opts.Store, log: opts.Log, metrics: newMetrics(opts.Registry), waitForVisible: opts.WaitForVisible,
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
@@ -27,6 +28,7 @@ import (
 	"github.com/hookline/hookline/internal/event"
 	"github.com/hookline/hookline/internal/fault"
 	"github.com/hookline/hookline/internal/platform/httpserver"
+	"github.com/hookline/hookline/internal/wal"
 )
 
 // fakeStore answers with what its functions say.
@@ -34,6 +36,7 @@ type fakeStore struct {
 	payloads func(asked []event.PayloadRequest) ([]event.Payload, error)
 	payment  func(id uuid.UUID) (json.RawMessage, error)
 	feed     func(after string, limit int, visible bool) (event.FeedPage, error)
+	slots    func() ([]wal.Slot, error)
 }
 
 func (s fakeStore) Payloads(_ context.Context, asked []event.PayloadRequest) ([]event.Payload, error) {
@@ -52,6 +55,13 @@ func (fakeStore) FeedStart(_ context.Context, since time.Time) (string, error) {
 	return strconv.FormatInt(since.Unix(), 10) + ".0", nil
 }
 
+func (s fakeStore) Slots(ctx context.Context) ([]wal.Slot, error) {
+	if _, bounded := ctx.Deadline(); !bounded || s.slots == nil {
+		return nil, errors.New("not asked for")
+	}
+	return s.slots()
+}
+
 type frame struct {
 	handler  http.Handler
 	registry *prometheus.Registry
@@ -59,7 +69,7 @@ type frame struct {
 
 func newFrame(store fakeStore, wait time.Duration) frame {
 	f := frame{registry: prometheus.NewRegistry()}
-	service := dataservice.New(dataservice.Options{
+	service := dataservice.New(context.Background(), dataservice.Options{
 		Store: store, Log: slog.New(slog.DiscardHandler), Registry: f.registry, WaitForVisible: wait,
 	})
 	router := chi.NewRouter()
@@ -323,4 +333,21 @@ func BenchmarkPayloads(b *testing.B) {
 			httpserver.WriteJSON(httptest.NewRecorder(), http.StatusOK, map[string]any{"events": answers})
 		}
 	})
+}
+
+func TestSlotsAreMeasuredAtEachScrape(t *testing.T) {
+	t.Parallel()
+	slots, err := []wal.Slot{{Name: "hookline_relay", Active: true, Retained: 4096}, {Name: "sequin_slot", Retained: 1 << 30}}, error(nil)
+	f := newFrame(fakeStore{slots: func() ([]wal.Slot, error) { return slots, err }}, 0)
+	const name = "hookline_slot_retained_wal_bytes"
+	require.NoError(t, testutil.GatherAndCompare(f.registry, strings.NewReader(`
+# HELP hookline_slot_retained_wal_bytes WAL that a logical replication slot of the business database keeps the server from removing, by whether anybody reads it.
+# TYPE hookline_slot_retained_wal_bytes gauge
+hookline_slot_retained_wal_bytes{active="true",slot="hookline_relay"} 4096
+hookline_slot_retained_wal_bytes{active="false",slot="sequin_slot"} 1.073741824e+09
+`), name))
+	err = errors.New("no database")
+	n, gatherErr := testutil.GatherAndCount(f.registry, name)
+	require.NoError(t, gatherErr, "the other metrics are there all the same")
+	require.Zero(t, n, "a number that nobody knows")
 }

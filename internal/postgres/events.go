@@ -18,6 +18,7 @@ import (
 
 	"github.com/hookline/hookline/internal/event"
 	"github.com/hookline/hookline/internal/fault"
+	"github.com/hookline/hookline/internal/wal"
 )
 
 // EventStore reads the business tables: payloads by event, payments, and the feed of events. Its pool must
@@ -29,6 +30,24 @@ type EventStore struct {
 
 // NewEventStore makes a store upon the pool, which stays the caller's to close.
 func NewEventStore(pool *pgxpool.Pool) *EventStore { return &EventStore{pool: pool} }
+
+const selectSlots = `
+select slot_name, active,
+       coalesce(pg_wal_lsn_diff(case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_lsn() end, restart_lsn), 0)::bigint
+  from pg_replication_slots where slot_type = 'logical' and database = current_database() order by slot_name`
+
+// Slots returns the database's logical replication slots.
+func (s *EventStore) Slots(ctx context.Context) ([]wal.Slot, error) {
+	rows, err := s.pool.Query(ctx, selectSlots)
+	if err != nil {
+		return nil, readerError(err, "reading the replication slots")
+	}
+	slots, err := pgx.CollectRows(rows, pgx.RowToStructByPos[wal.Slot])
+	if err != nil {
+		return nil, readerError(err, "reading the replication slots")
+	}
+	return slots, nil
+}
 
 // One row per id asked for, found or not, so that the xmin of the statement's own snapshot is always there:
 // an xmin read by a second statement would call an event missing that the first one could not see yet.

@@ -90,6 +90,29 @@ func newest(t *testing.T, b business) int64 {
 	return txid
 }
 
+func TestSlotsAreThoseOfTheDatabase(t *testing.T) {
+	t.Parallel()
+	b, other := newBusiness(t), newBusiness(t)
+	slots, err := b.store.Slots(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, slots)
+	var name string
+	require.NoError(t, b.admin.QueryRow(t.Context(), "select slot_name from pg_create_logical_replication_slot(current_database()::name, 'pgoutput')").Scan(&name))
+	t.Cleanup(func() { // a slot keeps its database from being dropped
+		_, err := b.admin.Exec(context.WithoutCancel(t.Context()), "select pg_drop_replication_slot($1)", name)
+		require.NoError(t, err)
+	})
+	slots, err = b.store.Slots(t.Context())
+	require.NoError(t, err)
+	require.Len(t, slots, 1)
+	require.Equal(t, name, slots[0].Name)
+	require.False(t, slots[0].Active)
+	require.Positive(t, slots[0].Retained)
+	slots, err = other.store.Slots(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, slots)
+}
+
 func TestPayloadsHoldTheSnapshotAndThePaymentAsOfNow(t *testing.T) {
 	t.Parallel()
 	b := newBusiness(t)

@@ -67,3 +67,10 @@ type SlotState struct {
 	Safe int64
 	Keep int64
 }
+
+// Slot is one of the database's logical replication slots, whoever reads it.
+type Slot struct {
+	Name     string
+	Active   bool  // somebody reads it now
+	Retained int64 // bytes of WAL that it keeps the server from removing
+}

@@ -86,6 +86,12 @@ func Listen(ctx context.Context, opts Options) (*Server, error) {
 		return nil, fmt.Errorf("listening at LISTEN_ADDR=%s: %w", opts.Config.ListenAddr, err)
 	}
 	s := &Server{opts: opts, listener: listener}
+	if opts.Registry != nil {
+		if err := opts.Registry.Register(s.readiness(ctx)); err != nil {
+			listener.Close()
+			return nil, fmt.Errorf("registering the readiness: %w", err)
+		}
+	}
 	protocols := &http.Protocols{}
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
@@ -129,23 +135,41 @@ func (s *Server) Run(ctx context.Context) error {
 	return <-stopped
 }
 
+// ready returns nil when the service can do its job.
+func (s *Server) ready(ctx context.Context) error {
+	if s.stopping.Load() {
+		return errors.New("stopping")
+	}
+	if s.opts.Ready == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	return s.opts.Ready(ctx)
+}
+
+// readiness is what /readyz says, as a metric. A scrape carries no context: it has ready's own deadline.
+func (s *Server) readiness(ctx context.Context) prometheus.Collector {
+	ctx = context.WithoutCancel(ctx)
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "hookline_ready", Help: "1 when the service can do its job; /readyz says what it lacks.",
+	}, func() float64 {
+		if s.ready(ctx) != nil {
+			return 0
+		}
+		return 1
+	})
+}
+
 func (s *Server) routes() http.Handler {
 	r := chi.NewRouter()
 	r.Get("/healthz", func(w http.ResponseWriter, _ *http.Request) {
 		w.Write([]byte("ok\n"))
 	})
 	r.Get("/readyz", func(w http.ResponseWriter, req *http.Request) {
-		if s.stopping.Load() {
-			http.Error(w, "stopping", http.StatusServiceUnavailable)
+		if err := s.ready(req.Context()); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
-		}
-		if s.opts.Ready != nil {
-			ctx, cancel := context.WithTimeout(req.Context(), 2*time.Second)
-			defer cancel()
-			if err := s.opts.Ready(ctx); err != nil {
-				http.Error(w, err.Error(), http.StatusServiceUnavailable)
-				return
-			}
 		}
 		w.Write([]byte("ready\n"))
 	})

@@ -154,8 +154,14 @@ func TestHealthReadinessAndMetrics(t *testing.T) {
 	status, body, _ = get(t, "GET", r.url+"/readyz", nil)
 	require.Equal(t, 503, status)
 	require.Equal(t, "no database\n", body)
-	status, _, _ = get(t, "GET", r.url+"/metrics", nil)
+	ready <- nil
+	status, body, _ = get(t, "GET", r.url+"/metrics", nil)
 	require.Equal(t, 200, status)
+	require.Contains(t, body, "\nhookline_ready 1\n")
+	ready <- errors.New("no database")
+	status, body, _ = get(t, "GET", r.url+"/metrics", nil)
+	require.Equal(t, 200, status, "what is not ready is measured all the same")
+	require.Contains(t, body, "\nhookline_ready 0\n")
 }
 
 func TestUnknownPathsAndMethodsAreProblems(t *testing.T) {
