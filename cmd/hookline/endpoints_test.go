@@ -358,6 +358,11 @@ func TestAnEndpointIsTriedAndTheExchangePrinted(t *testing.T) {
 	require.Equal(t, delivery.CauseServerError, done.Cause)
 	require.EqualValues(t, 17, done.Response.RetryAfterS)
 
+	shop.status = http.StatusGone
+	got = hookline(t, "endpoints", "test", id)
+	require.Contains(t, got.stdout, "gone: the endpoint answered 410, which disables it when a delivery gets it")
+	require.True(t, did[shownEndpoint](t, "endpoints", "show", id).Enabled, "a test disables nothing")
+
 	// Also one that is disabled can be tried, and where none may go nothing goes.
 	require.Equal(t, exitOK, hookline(t, "endpoints", "disable", id).code)
 	shop.status = http.StatusNoContent

@@ -146,6 +146,9 @@ func tryEndpoint(ctx context.Context, network deliver.Network, to delivery.Endpo
 	out.Response.StatusCode, out.Response.ContentType = answer.StatusCode, answer.ContentType
 	out.Response.LatencyMS, out.Response.RetryAfterS = answer.Latency.Milliseconds(), int64(answer.RetryAfter.Seconds())
 	out.Cause, out.Explanation = answer.Cause, answer.Cause.Explain()
+	if out.Cause == delivery.CauseGone { // which a test is no delivery for
+		out.Explanation = delivery.Explanation{What: "the endpoint answered 410, which disables it when a delivery gets it", Do: "answer otherwise where it should get webhooks"}
+	}
 	text := strings.ToValidUTF8(string(answer.Answer), string(utf8.RuneError))
 	if answer.StatusCode == 0 {
 		out.Detail = text

@@ -2,6 +2,8 @@
 // is disabled, enabled or removed. The worker, which delivers, reads them; it writes nothing here but that one is disabled.
 package endpoint
 
+//go:generate go test -run ^TestTheDocsExplainEveryCause$ . -update
+
 import (
 	"time"
 
