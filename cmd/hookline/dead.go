@@ -32,7 +32,7 @@ const (
 	deadListed = 1000
 )
 
-var deadReasons = []string{delivery.ReasonUndecodable, delivery.ReasonPhantom, delivery.ReasonUnplannable, delivery.ReasonOversize}
+var deadReasons = slices.Concat([]string{delivery.ReasonUndecodable, delivery.ReasonPhantom, delivery.ReasonUnplannable, delivery.ReasonOversize}, delivery.CallbackReasons())
 
 func dead(ctx context.Context, args []string, stdout, _ io.Writer) error {
 	const verbs = "want `dead list`, `dead show` or `dead redrive`"
@@ -101,7 +101,7 @@ type deadRecord struct {
 	Detail    string    `json:"detail"`
 	EventID   string    `json:"event_id,omitempty"` // as far as the bytes tell
 	Topic     string    `json:"topic,omitempty"`
-	Partition int32     `json:"partition"` // -1: it is about an event, not about a record
+	Partition int32     `json:"partition"` // -1: it is about an event or a callback, not about a record
 	Offset    int64     `json:"offset"`
 	Buried    int       `json:"buried"` // how often
 	BuriedAt  time.Time `json:"buried_at"`
@@ -112,6 +112,9 @@ type deadRecord struct {
 }
 
 func (r deadRecord) origin() string {
+	if slices.Contains(delivery.CallbackReasons(), r.Reason) {
+		return r.Topic
+	}
 	if r.Partition < 0 {
 		return "event " + r.EventID
 	}
@@ -308,7 +311,7 @@ func redriveDead(ctx context.Context, args []string, stdout io.Writer) error {
 	all := fs.Bool("all", false, "every record that is open")
 	ingress := fs.String("ingress", os.Getenv(envIngressURL), "`URL` of Restate's ingress ("+envIngressURL+"; default the stack's, or http://127.0.0.1:8080)")
 	rest, err := parse(fs, args, 1, "dead redrive ID|--all [flags]",
-		"Drives records again the ordinary way: what can be read now is planned, and deliveries that died of a missing row or of their size are attempted again. Those"+ofLedger)
+		"Drives records again the ordinary way: what can be read now is planned, deliveries that died of a missing row or of their size are attempted again, and callbacks are decided about again. Those"+ofLedger)
 	if err != nil {
 		return err
 	}

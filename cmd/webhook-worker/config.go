@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"time"
 
+	"github.com/hookline/hookline/internal/callback"
 	"github.com/hookline/hookline/internal/delivery"
 	"github.com/hookline/hookline/internal/egress"
 	"github.com/hookline/hookline/internal/kafka"
@@ -32,21 +33,22 @@ type config struct {
 	Reconcile reconcile.Config
 	Egress    egress.Config
 
-	DatabaseURL      string            `env:"DATABASE_URL,required,notEmpty" secret:"true" desc:"the ledger's database, as role hookline_worker"`
-	DBPoolSize       int               `env:"DB_POOL_SIZE" envDefault:"16" desc:"connections to the ledger at most"`
-	DataServiceURL   string            `env:"DATA_SERVICE_URL" envDefault:"http://127.0.0.1:3002" desc:"where payloads are fetched"`
-	DataServiceToken string            `env:"DATA_SERVICE_TOKEN" secret:"true" desc:"data-service's API_TOKEN, where it has one"`
-	PaymentsAPIURL   string            `env:"PAYMENTS_API_URL" envDefault:"http://127.0.0.1:3001" desc:"where events about endpoints, such as endpoint.disabled, are posted to"`
-	PaymentsAPIToken string            `env:"PAYMENTS_API_TOKEN" secret:"true" desc:"payments-api's API_TOKEN, where it has one"`
-	EncryptionKeys   seal.Keyring      `env:"ENCRYPTION_KEYS,required,notEmpty" secret:"true" unit:"id:key[,id:key]" desc:"open what the ledger keeps of endpoints' secrets; a key is the base64 of 32 random bytes, and the first one seals"`
-	DisableAfter     time.Duration     `env:"ENDPOINT_DISABLE_AFTER" envDefault:"120h" desc:"how long an endpoint may fail without a success until a further failure disables it"`
-	IngressURL       string            `env:"RESTATE_INGRESS_URL" envDefault:"http://127.0.0.1:8080" desc:"Restate's ingress"`
-	Intake           string            `env:"INTAKE" envDefault:"batches" unit:"batches or subscription" desc:"who reads the topic: this worker, which hands over batches, or Restate's own subscription, one invocation per record"`
-	Reconciler       bool              `env:"RECONCILER" envDefault:"true" desc:"whether this worker may be the one that looks for what was lost"`
-	KafkaGroup       string            `env:"KAFKA_GROUP" envDefault:"webhook-dispatcher" desc:"the consumer group, of either intake"`
-	RetrySchedule    delivery.Schedule `env:"RETRY_SCHEDULE" envDefault:"5s,5m,30m,2h,5h,10h,14h,20h,24h" unit:"comma-separated durations, or standard, day or minutes" desc:"the wait after each failed attempt, for endpoints without a schedule of their own; then the delivery is dead"`
-	RetryJitter      float64           `env:"RETRY_JITTER" envDefault:"0.2" unit:"0 to 0.5" desc:"how far a wait is spread both ways, as a share of it"`
-	IdlePerHost      int               `env:"IDLE_CONNECTIONS_PER_HOST" envDefault:"256" desc:"connections kept open to one merchant's host between webhooks"`
+	DatabaseURL      string             `env:"DATABASE_URL,required,notEmpty" secret:"true" desc:"the ledger's database, as role hookline_worker"`
+	DBPoolSize       int                `env:"DB_POOL_SIZE" envDefault:"16" desc:"connections to the ledger at most"`
+	DataServiceURL   string             `env:"DATA_SERVICE_URL" envDefault:"http://127.0.0.1:3002" desc:"where payloads are fetched"`
+	DataServiceToken string             `env:"DATA_SERVICE_TOKEN" secret:"true" desc:"data-service's API_TOKEN, where it has one"`
+	PaymentsAPIURL   string             `env:"PAYMENTS_API_URL" envDefault:"http://127.0.0.1:3001" desc:"where callbacks change payments, and where events about endpoints, such as endpoint.disabled, are posted to"`
+	PaymentsAPIToken string             `env:"PAYMENTS_API_TOKEN" secret:"true" desc:"payments-api's API_TOKEN, where it has one"`
+	EncryptionKeys   seal.Keyring       `env:"ENCRYPTION_KEYS,required,notEmpty" secret:"true" unit:"id:key[,id:key]" desc:"open what the ledger keeps of endpoints' secrets; a key is the base64 of 32 random bytes, and the first one seals"`
+	CallbackSecrets  callback.Providers `env:"CALLBACK_SECRETS" secret:"true" unit:"provider=secret[,provider=secret]" desc:"who may send callbacks, with the secrets that they sign with; a provider that rotates is there twice"`
+	DisableAfter     time.Duration      `env:"ENDPOINT_DISABLE_AFTER" envDefault:"120h" desc:"how long an endpoint may fail without a success until a further failure disables it"`
+	IngressURL       string             `env:"RESTATE_INGRESS_URL" envDefault:"http://127.0.0.1:8080" desc:"Restate's ingress"`
+	Intake           string             `env:"INTAKE" envDefault:"batches" unit:"batches or subscription" desc:"who reads the topic: this worker, which hands over batches, or Restate's own subscription, one invocation per record"`
+	Reconciler       bool               `env:"RECONCILER" envDefault:"true" desc:"whether this worker may be the one that looks for what was lost"`
+	KafkaGroup       string             `env:"KAFKA_GROUP" envDefault:"webhook-dispatcher" desc:"the consumer group, of either intake"`
+	RetrySchedule    delivery.Schedule  `env:"RETRY_SCHEDULE" envDefault:"5s,5m,30m,2h,5h,10h,14h,20h,24h" unit:"comma-separated durations, or standard, day or minutes" desc:"the wait after each failed attempt, for endpoints without a schedule of their own; then the delivery is dead"`
+	RetryJitter      float64            `env:"RETRY_JITTER" envDefault:"0.2" unit:"0 to 0.5" desc:"how far a wait is spread both ways, as a share of it"`
+	IdlePerHost      int                `env:"IDLE_CONNECTIONS_PER_HOST" envDefault:"256" desc:"connections kept open to one merchant's host between webhooks"`
 }
 
 func defaults() config {

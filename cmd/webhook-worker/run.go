@@ -62,7 +62,8 @@ func run(ctx context.Context, cfg config, log *slog.Logger) error {
 	dispatcher := dispatch.New(ctx, dispatch.Config{
 		Route: "inhouse", Schedule: cfg.RetrySchedule, Jitter: cfg.RetryJitter,
 	}, ledger, data, client, log, registry)
-	handlers, err := restate.Handler(dispatcher, cfg.HandlerConfig, log)
+	callbacks := restate.NewCallbacks(cfg.CallbackSecrets, api, dispatcher, ledger, log, registry)
+	handlers, err := restate.Handler(dispatcher, callbacks, cfg.HandlerConfig, log)
 	if err != nil {
 		return err
 	}

@@ -5,14 +5,18 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/hookline/hookline/internal/event"
 	"github.com/hookline/hookline/internal/fault"
+	"github.com/hookline/hookline/internal/payment"
 )
 
 const (
@@ -52,16 +56,46 @@ func (c *Client) Publish(ctx context.Context, e event.Operational) error {
 	if err != nil {
 		return fmt.Errorf("encoding an event: %w", err)
 	}
-	return c.send(ctx, http.MethodPost, "/events", e.ID.String(), body)
+	return c.send(ctx, http.MethodPost, "/events", e.ID.String(), body, nil)
 }
 
-func (c *Client) send(ctx context.Context, method, path, key string, body []byte) error {
+// Payment reads the payment as it is now. A fault.NotFound error means that there is none; any other, that it is not known.
+func (c *Client) Payment(ctx context.Context, id uuid.UUID) (payment.Payment, error) {
+	return c.payment(ctx, http.MethodGet, id, nil)
+}
+
+// ChangeStatus moves the payment to a status and returns it as it is then. It may be repeated: a payment that is there
+// already is left alone. A fault.Conflict error means that it cannot go there from where it is, a fault.NotFound that there
+// is none; after a fault.Unavailable it may or may not have moved.
+func (c *Client) ChangeStatus(ctx context.Context, id uuid.UUID, status payment.Status) (payment.Payment, error) {
+	body, err := json.Marshal(map[string]payment.Status{"status": status})
+	if err != nil {
+		return payment.Payment{}, fmt.Errorf("encoding a status: %w", err)
+	}
+	return c.payment(ctx, http.MethodPatch, id, body)
+}
+
+func (c *Client) payment(ctx context.Context, method string, id uuid.UUID, body []byte) (payment.Payment, error) {
+	var p payment.Payment
+	err := c.send(ctx, method, "/payments/"+id.String(), "", body, &p)
+	if err == nil && p.ID != id {
+		err = fault.New(fault.Unavailable, "what answered for payments-api knows no payments")
+	}
+	return p, err
+}
+
+// send decodes the answer into out, where there is one. No body is sent where there is none.
+func (c *Client) send(ctx context.Context, method, path, key string, body []byte, out any) error {
 	request, err := http.NewRequestWithContext(ctx, method, c.base.JoinPath(path).String(), bytes.NewReader(body))
 	if err != nil {
 		return fmt.Errorf("making the request: %w", err)
 	}
-	request.Header.Set("Content-Type", "application/json")
-	request.Header.Set("Idempotency-Key", key)
+	if body != nil {
+		request.Header.Set("Content-Type", "application/json")
+	}
+	if key != "" {
+		request.Header.Set("Idempotency-Key", key)
+	}
 	if c.token != "" {
 		request.Header.Set("Authorization", "Bearer "+c.token)
 	}
@@ -70,8 +104,14 @@ func (c *Client) send(ctx context.Context, method, path, key string, body []byte
 		return fault.Wrap(err, fault.Unavailable, "payments-api does not answer")
 	}
 	defer response.Body.Close()
-	answer, _ := io.ReadAll(io.LimitReader(response.Body, maxAnswer)) // what came will do
+	answer, broken := io.ReadAll(io.LimitReader(response.Body, maxAnswer)) // of a refusal, what came will do
 	if response.StatusCode >= 200 && response.StatusCode <= 299 {
+		if out == nil {
+			return nil
+		}
+		if err := errors.Join(broken, json.Unmarshal(answer, out)); err != nil {
+			return fault.Wrap(err, fault.Unavailable, "payments-api's answer cannot be read")
+		}
 		return nil
 	}
 	class := fault.Unavailable // a wrong token, or another service at the address, says nothing about the request
@@ -80,6 +120,10 @@ func (c *Client) send(ctx context.Context, method, path, key string, body []byte
 		class = fault.Invalid
 	case http.StatusConflict:
 		class = fault.Conflict
+	case http.StatusNotFound:
+		if out != nil { // a payment was asked for
+			class = fault.NotFound
+		}
 	}
 	var problem struct {
 		Detail string            `json:"detail"`

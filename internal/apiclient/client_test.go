@@ -13,6 +13,7 @@ import (
 	"github.com/hookline/hookline/internal/apiclient"
 	"github.com/hookline/hookline/internal/event"
 	"github.com/hookline/hookline/internal/fault"
+	"github.com/hookline/hookline/internal/payment"
 )
 
 func TestPublishPostsTheEventUnderItsKey(t *testing.T) {
@@ -65,6 +66,63 @@ func TestOnlyARefusalOfTheRequestIsFinal(t *testing.T) {
 		client.Close()
 		server.Close()
 		require.Equal(t, fault.Unavailable, fault.ClassOf(client.Publish(t.Context(), event.Operational{})), "the server is gone")
+	}
+}
+
+func TestAPaymentIsReadAndMoved(t *testing.T) {
+	t.Parallel()
+	id := uuid.New()
+	var lines []string
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		lines = append(lines, r.Method+" "+r.URL.Path+" "+string(body))
+		w.Write([]byte(`{"id":"` + id.String() + `","status":"refunded","version":3,"metadata":{},"amount":1}`))
+	}))
+	t.Cleanup(server.Close)
+	client, err := apiclient.New(server.URL, "")
+	require.NoError(t, err)
+	t.Cleanup(client.Close)
+	read, err := client.Payment(t.Context(), id)
+	require.NoError(t, err)
+	moved, err := client.ChangeStatus(t.Context(), id, payment.StatusRefunded)
+	require.NoError(t, err)
+	require.Equal(t, read, moved)
+	require.Equal(t, id, read.ID)
+	require.Equal(t, payment.StatusRefunded, read.Status)
+	require.EqualValues(t, 3, read.Version)
+	require.Equal(t, []string{"GET /payments/" + id.String() + " ", "PATCH /payments/" + id.String() + ` {"status":"refunded"}`}, lines)
+}
+
+// What is not known must not be taken for an answer: the payment may be there, and may have moved.
+func TestOnlyPaymentsAPIItselfSaysThatThereIsNoPayment(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		status int
+		body   string
+		class  fault.Class
+	}{
+		{404, `{"detail":"there is no payment"}`, fault.NotFound},
+		{404, `404 page not found`, fault.Unavailable},
+		{409, `{"detail":"a payment that is failed cannot become refunded"}`, fault.Conflict},
+		{503, `{"detail":"no database"}`, fault.Unavailable},
+		{401, `{"detail":"no token"}`, fault.Unavailable},
+		{200, `{"id":`, fault.Unavailable},
+		{200, ``, fault.Unavailable},
+		{200, `<html>`, fault.Unavailable},
+		{200, `{}`, fault.Unavailable},
+	} {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(test.status)
+			w.Write([]byte(test.body))
+		}))
+		client, err := apiclient.New(server.URL, "")
+		require.NoError(t, err)
+		_, err = client.Payment(t.Context(), uuid.New())
+		require.Equal(t, test.class, fault.ClassOf(err), "%d %s: %v", test.status, test.body, err)
+		_, err = client.ChangeStatus(t.Context(), uuid.New(), payment.StatusRefunded)
+		require.Equal(t, test.class, fault.ClassOf(err), "%d %s: %v", test.status, test.body, err)
+		client.Close()
+		server.Close()
 	}
 }
 

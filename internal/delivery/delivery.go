@@ -130,6 +130,25 @@ const (
 	ReasonOversize    = "oversize"    // the event's webhook is larger than a body may be
 )
 
+// Reasons of dead records that are callbacks of a payment provider. Their value is the callback as it came or, of the last
+// three, what it says.
+const (
+	ReasonCallbackUndecodable    = "callback_undecodable"     // it is signed, and is no event
+	ReasonCallbackUnknownType    = "callback_unknown_type"    // its type says nothing that we know
+	ReasonCallbackUnmatched      = "callback_unmatched"       // it names no payment
+	ReasonCallbackUnknownPayment = "callback_unknown_payment" // there is no payment of the name
+	ReasonCallbackContradicts    = "callback_contradicts"     // the payment can neither follow it nor has come through it
+	ReasonCallbackEarly          = "callback_early"           // what it follows has not come for days
+)
+
+// CallbackReasons are the reasons of dead records that are callbacks.
+func CallbackReasons() []string {
+	return []string{
+		ReasonCallbackUndecodable, ReasonCallbackUnknownType, ReasonCallbackUnmatched,
+		ReasonCallbackUnknownPayment, ReasonCallbackContradicts, ReasonCallbackEarly,
+	}
+}
+
 // Buried is a dead record as the ledger keeps it.
 type Buried struct {
 	DeadRecord

@@ -28,6 +28,7 @@ type ledger interface {
 type driver interface {
 	Dispatch(ctx context.Context, key string, batch []event.Ref) error
 	SendAttempt(ctx context.Context, list delivery.AttemptList) error
+	callbackDriver
 }
 
 // Redriver drives dead records again.
@@ -45,8 +46,10 @@ func New(l ledger, d driver) *Redriver { return &Redriver{ledger: l, driver: d} 
 func (r *Redriver) Redrive(ctx context.Context, record delivery.Buried) (string, error) {
 	var did string
 	var err error
-	switch record.Reason {
-	case delivery.ReasonUndecodable, delivery.ReasonUnplannable:
+	switch {
+	case isCallback(record):
+		did, err = r.callback(ctx, record)
+	case record.Reason == delivery.ReasonUndecodable || record.Reason == delivery.ReasonUnplannable:
 		did, err = r.plan(ctx, record)
 	default:
 		did, err = r.revive(ctx, record.EventID)
@@ -66,7 +69,7 @@ func (r *Redriver) Redrive(ctx context.Context, record delivery.Buried) (string,
 
 // EventOf is the event that a record is about, as far as its bytes tell; Nil where they do not.
 func EventOf(record delivery.Buried) uuid.UUID {
-	if record.EventID != uuid.Nil {
+	if record.EventID != uuid.Nil || isCallback(record) {
 		return record.EventID
 	}
 	ref, err := event.DecodeRecord(record.Value)

@@ -22,10 +22,11 @@ import (
 	"github.com/hookline/hookline/internal/postgres"
 	"github.com/hookline/hookline/internal/redrive"
 	"github.com/hookline/hookline/internal/testkit/pgtest"
+	"github.com/hookline/hookline/internal/testkit/restatetest"
 	"github.com/hookline/hookline/migrations"
 )
 
-func TestMain(m *testing.M) { pgtest.Main(m) }
+func TestMain(m *testing.M) { pgtest.Main(m, restatetest.Stop) }
 
 const shop = "shop"
 

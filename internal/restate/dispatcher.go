@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -54,10 +55,12 @@ type HandlerConfig struct {
 	// Retention is how long a finished invocation's journal, and the idempotency key of its call, are kept.
 	// One value serves both: the key's caps the journal's.
 	Retention time.Duration `env:"JOURNAL_RETENTION" envDefault:"24h" desc:"how long Restate keeps the journal of a finished invocation for its UI; minutes are enough in production"`
+	// IdentityKeys are Restate's public keys, several while it changes its own.
+	IdentityKeys []string `env:"RESTATE_IDENTITY_KEYS" unit:"comma-separated publickeyv1_..." desc:"the keys with which Restate signs its requests to this worker; none takes requests of anybody"`
 }
 
 // Handler returns the HTTP handler that Restate calls. It wants HTTP/2 without TLS, and no time-outs of its own.
-func Handler(w workflow, cfg HandlerConfig, log *slog.Logger) (http.Handler, error) {
+func Handler(w workflow, c *Callbacks, cfg HandlerConfig, log *slog.Logger) (http.Handler, error) {
 	d := &dispatcher{workflow: w}
 	// An invocation is retried for ever and at most 2 s apart: an outage of the ledger must not leave work
 	// waiting for long after it, and a paused invocation waits until somebody looks. The number of attempts
@@ -66,18 +69,20 @@ func Handler(w workflow, cfg HandlerConfig, log *slog.Logger) (http.Handler, err
 		sdk.WithInitialRetryInterval(100*time.Millisecond), sdk.WithRetryIntervalFactor(2), sdk.WithMaxRetryInterval(2*time.Second))
 	options := []sdk.ServiceDefinitionOption{
 		retry,
-		sdk.WithJournalRetention(cfg.Retention),
-		sdk.WithIdempotencyRetention(cfg.Retention),
 		// A step takes at most its budget plus a few statements, each under 5 s.
 		sdk.WithInactivityTimeout(time.Minute),
 		sdk.WithAbortTimeout(time.Minute),
 	}
-	definition := sdk.NewService(DispatcherService, options...).
+	retention := []sdk.ServiceDefinitionOption{sdk.WithJournalRetention(cfg.Retention), sdk.WithIdempotencyRetention(cfg.Retention)}
+	definition := sdk.NewService(DispatcherService, slices.Concat(options, retention)...).
 		// Raw bytes: input that the SDK cannot decode is a terminal error, and behind a Kafka subscription
 		// nobody would ever hear of it.
 		Handler(ProcessHandler, sdk.NewServiceHandler(d.process, sdk.WithInputCodec(encoding.BinaryCodec), sdk.WithDocumentation("Plans a batch of events and makes their first attempts."))).
 		Handler(AttemptHandler, sdk.NewServiceHandler(d.attempt, sdk.WithDocumentation("Makes the attempts of a list that are due.")))
-	restateServer := server.NewRestate().WithLogger(warnings{log.Handler()}, true).Bind(definition)
+	restateServer := server.NewRestate().WithLogger(warnings{log.Handler()}, true).WithIdentityV1(cfg.IdentityKeys...).Bind(definition)
+	for _, each := range c.definitions(options...) {
+		restateServer.Bind(each)
+	}
 	handler, err := restateServer.Handler()
 	if err != nil {
 		return nil, fmt.Errorf("building the Restate handlers: %w", err)

@@ -153,3 +153,16 @@ func (c *Client) PaymentHistory(ctx context.Context, paymentID uuid.UUID) ([]cal
 	}
 	return entries, nil
 }
+
+// RedriveCallback has a callback that is a dead record decided about again, and returns what became of it: empty where
+// payments-api is away, and the callback comes again by itself. A fault.Conflict says that it is as dead as it was.
+func (c *Client) RedriveCallback(ctx context.Context, record int64) (callback.Outcome, error) {
+	outcome, err := ingress.Service[RedriveInput, callback.Outcome](c.base, RouterService, RedriveHandler).Request(ctx, RedriveInput{ID: record})
+	if err == nil {
+		return outcome, nil
+	}
+	if failure, ok := errors.AsType[ingress.Error](err); ok && failure.IsInvocationError() {
+		return "", fault.Wrap(err, fault.Conflict, "%s", failure.Message())
+	}
+	return "", fault.Wrap(err, fault.Unavailable, "calling Restate")
+}

@@ -122,20 +122,11 @@ func (r *Registrar) ensureDeployment(ctx context.Context) error {
 		}
 	}
 	if found && current {
-		var service struct {
-			Handlers []struct {
-				Name string `json:"name"`
-			} `json:"handlers"`
-		}
-		// Another service may have had the URL before.
-		if err := r.call(ctx, http.MethodGet, "/services/"+DispatcherService, nil, &service); err != nil && !errors.Is(err, errAbsent) {
+		complete, err := r.knowsHandlers(ctx)
+		if err != nil {
 			return err
 		}
-		var names []string
-		for _, handler := range service.Handlers {
-			names = append(names, handler.Name)
-		}
-		if slices.Contains(names, ProcessHandler) && slices.Contains(names, AttemptHandler) {
+		if complete {
 			return nil
 		}
 	}
@@ -154,6 +145,42 @@ func (r *Registrar) ensureDeployment(ctx context.Context) error {
 	r.told = true
 	r.log.LogAttrs(ctx, slog.LevelInfo, "registered with Restate", slog.String("url", r.cfg.AdvertisedURL))
 	return nil
+}
+
+// ourHandlers are the handlers of this build by service.
+func ourHandlers() map[string][]string {
+	return map[string][]string{
+		DispatcherService: {ProcessHandler, AttemptHandler},
+		RouterService:     {StripeEventHandler, EventHandler, RedriveHandler},
+		TrackerService:    {ApplyHandler, HistoryHandler},
+	}
+}
+
+// knowsHandlers reports whether Restate knows all handlers of this build: another one may have had the URL before.
+func (r *Registrar) knowsHandlers(ctx context.Context) (bool, error) {
+	var known struct {
+		Services []struct {
+			Name     string `json:"name"`
+			Handlers []struct {
+				Name string `json:"name"`
+			} `json:"handlers"`
+		} `json:"services"`
+	}
+	if err := r.call(ctx, http.MethodGet, "/services", nil, &known); err != nil {
+		return false, err
+	}
+	missing := ourHandlers()
+	for _, service := range known.Services {
+		for _, handler := range service.Handlers {
+			missing[service.Name] = slices.DeleteFunc(missing[service.Name], func(name string) bool { return name == handler.Name })
+		}
+	}
+	for _, names := range missing {
+		if len(names) > 0 {
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 func (r *Registrar) ensureSubscription(ctx context.Context) error {

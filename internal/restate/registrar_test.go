@@ -75,10 +75,10 @@ func (r *registration) forget(t *testing.T, id string) {
 	require.Less(t, ask(t, http.MethodDelete, r.cfg.AdminURL+"/deployments/"+id+"?force=true", nil, nil), 300)
 }
 
-func (r *registration) handlers(t *testing.T) []string {
+func (r *registration) handlers(t *testing.T, name string) []string {
 	t.Helper()
 	var service struct{ Handlers []struct{ Name string } }
-	ask(t, http.MethodGet, r.cfg.AdminURL+"/services/"+DispatcherService, nil, &service)
+	ask(t, http.MethodGet, r.cfg.AdminURL+"/services/"+name, nil, &service)
 	var names []string
 	for _, h := range service.Handlers {
 		names = append(names, h.Name)
@@ -94,13 +94,13 @@ func TestTheWorkerIsRegisteredOnceAndAgainWhenRestateForgotIt(t *testing.T) { //
 	require.Len(t, first, 1)
 	require.NoError(t, r.ensure(t.Context()))
 	require.Equal(t, first, r.deployments(t), "a second check registers nothing")
-	require.ElementsMatch(t, []string{ProcessHandler, AttemptHandler}, r.handlers(t))
+	require.ElementsMatch(t, []string{ProcessHandler, AttemptHandler}, r.handlers(t, DispatcherService))
 
 	r.forget(t, first[0])
 	require.Empty(t, r.deployments(t))
 	require.NoError(t, r.ensure(t.Context()))
 	require.Len(t, r.deployments(t), 1)
-	require.ElementsMatch(t, []string{ProcessHandler, AttemptHandler}, r.handlers(t))
+	require.ElementsMatch(t, []string{ProcessHandler, AttemptHandler}, r.handlers(t, DispatcherService))
 }
 
 func TestTheRegistrarRunsUntilItIsStopped(t *testing.T) { //nolint:paralleltest // see above
@@ -117,6 +117,9 @@ func TestTheRegistrarRunsUntilItIsStopped(t *testing.T) { //nolint:paralleltest 
 func TestABuildWithMoreHandlersTakesItsURLOver(t *testing.T) { //nolint:paralleltest // see above
 	for name, build := range map[string]sdk.ServiceDefinition{
 		"fewer handlers": sdk.NewService(DispatcherService).Handler(ProcessHandler, sdk.NewServiceHandler(func(sdk.Context, []byte) (sdk.Void, error) { return sdk.Void{}, nil })),
+		"no callbacks": sdk.NewService(DispatcherService).
+			Handler(ProcessHandler, sdk.NewServiceHandler(func(sdk.Context, []byte) (sdk.Void, error) { return sdk.Void{}, nil })).
+			Handler(AttemptHandler, sdk.NewServiceHandler(func(sdk.Context, []byte) (sdk.Void, error) { return sdk.Void{}, nil })),
 		"another service": sdk.NewService("SomethingElse").Handler("Do", sdk.NewServiceHandler(func(sdk.Context, []byte) (sdk.Void, error) {
 			return sdk.Void{}, nil
 		})),
@@ -130,7 +133,9 @@ func TestABuildWithMoreHandlersTakesItsURLOver(t *testing.T) { //nolint:parallel
 		r.handler.store(handlerOf(t, r.scripts))
 		require.NoError(t, r.ensure(t.Context()), name)
 		require.Len(t, r.deployments(t), 1, name)
-		require.ElementsMatch(t, []string{ProcessHandler, AttemptHandler}, r.handlers(t), name)
+		for service, handlers := range ourHandlers() {
+			require.ElementsMatch(t, handlers, r.handlers(t, service), name)
+		}
 		for _, id := range r.deployments(t) {
 			r.forget(t, id)
 		}

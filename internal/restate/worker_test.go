@@ -14,8 +14,10 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
+	"github.com/hookline/hookline/internal/callback"
 	"github.com/hookline/hookline/internal/delivery"
 	"github.com/hookline/hookline/internal/dispatch"
 	"github.com/hookline/hookline/internal/event"
@@ -121,7 +123,7 @@ func silent() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 func handlerOf(t *testing.T, w workflow) http.Handler {
 	t.Helper()
-	handler, err := Handler(w, HandlerConfig{Retention: time.Hour}, silent())
+	handler, err := Handler(w, NewCallbacks(callback.Providers{}, nil, nil, nil, silent(), prometheus.NewRegistry()), HandlerConfig{Retention: time.Hour}, silent())
 	require.NoError(t, err)
 	return handler
 }

@@ -62,10 +62,13 @@ var (
 	counter atomic.Int64
 )
 
-// Main runs the tests of a package and then stops the server that they started. Call it from TestMain.
-func Main(m *testing.M) {
+// Main runs the tests of a package, stops the server that they started, and calls ends. Call it from TestMain.
+func Main(m *testing.M, ends ...func()) {
 	code := m.Run()
 	stop()
+	for _, end := range ends {
+		end()
+	}
 	os.Exit(code)
 }
 
