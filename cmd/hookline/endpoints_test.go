@@ -181,6 +181,7 @@ func TestEveryPartOfAnEndpointCanBeSetShownAndChanged(t *testing.T) {
 	require.Equal(t, exitOK, plain.code, plain.stderr)
 	require.Contains(t, plain.stdout, "the deployment's schedule")
 	require.Contains(t, plain.stdout, "none of its own")
+	require.Equal(t, "webhooks may go to 127.0.0.1, by http and on any port too\n", plain.stderr, "what is open is said")
 
 	listed := did[struct{ Endpoints []endpoint.Endpoint }](t, "endpoints", "list", "--merchant", "m")
 	require.Len(t, listed.Endpoints, 1)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/hookline/hookline/internal/delivery"
+	"github.com/hookline/hookline/internal/egress"
 	"github.com/hookline/hookline/internal/endpoint"
 	"github.com/hookline/hookline/internal/signing"
 )
@@ -106,7 +107,7 @@ func readHeaders(lines []string) (map[string]string, string) {
 	return headers, ""
 }
 
-func addEndpoint(ctx context.Context, args []string, stdout, _ io.Writer) error {
+func addEndpoint(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	fs := newFlags("endpoints add")
 	dir := dirFlag(fs)
 	merchant := fs.String("merchant", "", "`id` of the merchant, who need not exist yet (required)")
@@ -134,6 +135,7 @@ func addEndpoint(ctx context.Context, args []string, stdout, _ io.Writer) error 
 	if err != nil {
 		return asUsage(err)
 	}
+	sayAllowed(stderr, opened.Guard)
 	if *asJSON {
 		return printJSON(stdout, struct {
 			endpoint.Endpoint
@@ -143,6 +145,13 @@ func addEndpoint(ctx context.Context, args []string, stdout, _ io.Writer) error 
 	fmt.Fprintf(stdout, "endpoint %s of %s\n", added.ID, added.MerchantID)
 	printVerifier(stdout, verifier)
 	return nil
+}
+
+// sayAllowed tells who chose a URL what the rules are lifted for.
+func sayAllowed(stderr io.Writer, guard *egress.Guard) {
+	if open := guard.Describe(); open != "" {
+		fmt.Fprintln(stderr, open)
+	}
 }
 
 func value[T any](given *T) T {
@@ -161,7 +170,7 @@ func printVerifier(stdout io.Writer, verifier string) {
 	fmt.Fprintf(stdout, "signing secret, shown only now: %s\n", verifier)
 }
 
-func updateEndpoint(ctx context.Context, args []string, stdout, _ io.Writer) error {
+func updateEndpoint(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	fs := newFlags("endpoints update")
 	dir := dirFlag(fs)
 	flags := addSpecFlags(fs)
@@ -200,6 +209,9 @@ func updateEndpoint(ctx context.Context, args []string, stdout, _ io.Writer) err
 	updated, err := opened.Update(ctx, id, change)
 	if err != nil {
 		return asUsage(err)
+	}
+	if change.URL != nil {
+		sayAllowed(stderr, opened.Guard)
 	}
 	if *asJSON {
 		return printJSON(stdout, updated)
