@@ -31,6 +31,8 @@ const (
 	asked = 2 * time.Second
 	// hangTimeout is the least that an endpoint may have.
 	hangTimeout = time.Second
+	// telling is the least time between two lines of progress.
+	telling = 500 * time.Millisecond
 	// removing bounds the cleaning up.
 	removing = 10 * time.Second
 )
@@ -336,7 +338,8 @@ func (f *flaky) note(answer []byte) {
 func (f *flaky) follow(ctx context.Context, created <-chan struct{}) error {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
-	last := ""
+	var last string
+	var said time.Time
 	for moved := time.Now(); ; {
 		complete := false // asked before the look, which then sees all there will ever be
 		select {
@@ -348,11 +351,15 @@ func (f *flaky) follow(ctx context.Context, created <-chan struct{}) error {
 		if err != nil {
 			return err
 		}
+		settled := complete && now.settled()
 		if line := now.progress(); line != last {
-			last, moved = line, time.Now()
-			fmt.Fprintf(f.Out, "  %5.1f s  %s\n", now.Seconds, line)
+			moved = time.Now()
+			if settled || moved.Sub(said) >= telling {
+				last, said = line, moved
+				fmt.Fprintf(f.Out, "  %5.1f s  %s\n", now.Seconds, line)
+			}
 		}
-		if complete && now.settled() {
+		if settled {
 			return wait(ctx, trailing)
 		}
 		if complete && time.Since(moved) >= f.patience {
