@@ -74,7 +74,11 @@ func (s *stack) parts(ctx context.Context, p programs) (map[string]*part, error)
 	}
 	brokers := map[string]string{"KAFKA_BROKERS": s.address(Kafka), "KAFKA_TOPIC": Topic}
 	services := map[string]map[string]string{
-		PaymentsAPI: {"DATABASE_URL": database.RoleDSN(migrations.RoleAPI, s.secrets.API, Database)},
+		PaymentsAPI: {
+			"DATABASE_URL":        database.RoleDSN(migrations.RoleAPI, s.secrets.API, Database),
+			"RESTATE_INGRESS_URL": s.restate("").IngressURL(),
+			envCallbackSecrets:    s.callbackSecrets(),
+		},
 		DataService: {"DATABASE_URL": database.RoleDSN(migrations.RoleReader, s.secrets.Reader, Database)},
 		CDCRelay: {
 			"DATABASE_URL":  database.RoleDSN(migrations.RoleCDC, s.secrets.CDC, Database),
@@ -86,6 +90,7 @@ func (s *stack) parts(ctx context.Context, p programs) (map[string]*part, error)
 			"DATA_SERVICE_URL":    s.url(DataService),
 			"PAYMENTS_API_URL":    s.url(PaymentsAPI),
 			"ENCRYPTION_KEYS":     s.secrets.EncryptionKeys,
+			envCallbackSecrets:    s.callbackSecrets(),
 			"ENDPOINT_ALLOW":      EndpointAllow,
 			"INTAKE":              s.Intake,
 			"KAFKA_GROUP":         consumerGroup,

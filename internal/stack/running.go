@@ -17,7 +17,7 @@ func ReadStatus(ctx context.Context, dir string) (Status, error) {
 
 func (s *stack) status(ctx context.Context) (Status, error) {
 	names := s.components()
-	out := Status{Components: make([]Component, len(names)), DSN: s.dsn(), Keys: s.secrets.Keys, Intake: s.Intake, Kafka: s.Kafka, Workers: s.Workers}
+	out := Status{Components: make([]Component, len(names)), DSN: s.dsn(), Keys: s.secrets.Keys, CallbackSecret: s.secrets.Callback, Intake: s.Intake, Kafka: s.Kafka, Workers: s.Workers}
 	var wait sync.WaitGroup
 	for i, name := range names {
 		record, err := s.record(name)

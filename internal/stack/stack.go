@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/hookline/hookline/internal/callback"
 	"github.com/hookline/hookline/internal/seal"
 	"github.com/hookline/hookline/internal/signing"
 	"github.com/hookline/hookline/internal/stack/pgserver"
@@ -32,6 +33,8 @@ const Topic = "webhook-events"
 
 // consumerGroup is the same for both intakes, so that the one goes on where the other stopped.
 const consumerGroup = "webhook-dispatcher"
+
+const envCallbackSecrets = "CALLBACK_SECRETS"
 
 // Database is the name of the one database of the embedded stack: business tables and ledger.
 const Database = "hookline"
@@ -71,6 +74,8 @@ type secrets struct {
 	Worker    string `json:"worker"`
 	// Webhook signs what the demo merchant gets.
 	Webhook string `json:"webhook"`
+	// Callback signs what the demo's payment provider sends, as Stripe does.
+	Callback string `json:"callback"`
 	// EncryptionKeys seal what the ledger keeps of merchants' secrets; Keys are the same, parsed.
 	EncryptionKeys string       `json:"encryption_keys"`
 	Keys           seal.Keyring `json:"-"`
@@ -166,7 +171,19 @@ func (s *stack) drawSecrets() error {
 	if s.secrets.Webhook, err = signing.NewSecret(signing.HMAC); err != nil {
 		return err
 	}
+	if s.secrets.Callback, err = signing.NewSecret(signing.HMAC); err != nil {
+		return err
+	}
 	return s.keepKeys(seal.NewKey(keyID(1)))
+}
+
+// callbackSecrets are whose callbacks the stack takes: the demo's provider, and whom the caller's environment names.
+func (s *stack) callbackSecrets() string {
+	ours := callback.Stripe + "=" + s.secrets.Callback
+	if others := lookup(s.Environ, envCallbackSecrets); others != "" {
+		return others + "," + ours
+	}
+	return ours
 }
 
 // keepKeys replaces the keys that seal merchants' secrets.

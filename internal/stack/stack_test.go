@@ -287,3 +287,11 @@ func TestJavaVersionIsRead(t *testing.T) {
 		}
 	}
 }
+
+func TestAnEmbeddedStackTakesTheCallbacksOfTheCallersProviders(t *testing.T) {
+	t.Parallel()
+	s := &stack{secrets: secrets{Callback: "whsec_ours"}}
+	require.Equal(t, "stripe=whsec_ours", s.callbackSecrets())
+	s.Environ = []string{"CALLBACK_SECRETS=acme=whsec_theirs"}
+	require.Equal(t, "acme=whsec_theirs,stripe=whsec_ours", s.callbackSecrets())
+}

@@ -9,6 +9,8 @@ type Status struct {
 	DSN string `json:"dsn"`
 	// Keys seal what the ledger keeps of merchants' secrets.
 	Keys seal.Keyring `json:"-"`
+	// CallbackSecret is what the demo's payment provider signs with, as Stripe does.
+	CallbackSecret string `json:"-"`
 	// Intake and Kafka are the ways that the stack was last brought up with.
 	Intake string `json:"intake"`
 	Kafka  string `json:"kafka"`

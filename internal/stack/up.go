@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/hookline/hookline/internal/seal"
+	"github.com/hookline/hookline/internal/signing"
 	"github.com/hookline/hookline/internal/stack/process"
 )
 
@@ -87,6 +88,15 @@ func (s *stack) up(ctx context.Context) error {
 	}
 	if s.secrets.EncryptionKeys == "" { // of a stack from before secrets were sealed
 		if err := s.keepKeys(seal.NewKey(keyID(1))); err != nil {
+			return err
+		}
+	}
+	if s.secrets.Callback == "" { // of a stack from before there were callbacks
+		var err error
+		if s.secrets.Callback, err = signing.NewSecret(signing.HMAC); err != nil {
+			return err
+		}
+		if err := process.WriteJSON(s.path("secrets.json"), s.secrets, 0o600); err != nil {
 			return err
 		}
 	}
