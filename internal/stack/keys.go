@@ -100,6 +100,11 @@ func RotateKeys(ctx context.Context, dir string, say func(line string), progress
 	if !database.Alive() || s.ready(ctx, Postgres) != nil || s.secrets.EncryptionKeys == "" {
 		return KeyRotation{}, errors.New("the stack does not run: hookline up starts it; or set DATABASE_URL to another ledger")
 	}
+	// With the keys as they are, what cannot be opened is found before anything is changed, and what is not sealed yet is:
+	// no worker gets ready over it.
+	if _, err := s.sealAnew(ctx, func(int, int) {}); err != nil {
+		return KeyRotation{}, err
+	}
 	list := strings.Split(s.secrets.EncryptionKeys, ",")
 	slices.SortStableFunc(list, func(a, b string) int { return keyNumber(b) - keyNumber(a) }) // the newest first
 	if len(list) == 1 {

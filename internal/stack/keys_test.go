@@ -19,6 +19,7 @@ import (
 
 	"github.com/hookline/hookline/internal/endpoint"
 	"github.com/hookline/hookline/internal/seal"
+	"github.com/hookline/hookline/internal/signing"
 	"github.com/hookline/hookline/internal/stack/process"
 	"github.com/hookline/hookline/internal/testkit/child"
 	"github.com/hookline/hookline/internal/testkit/pgtest"
@@ -144,14 +145,33 @@ func TestARotationOfTheStacksKeysCanBeKilledAnywhere(t *testing.T) {
 	ids = append(ids, addOne(t, manager(t, pool, kept()...)))
 	rotate("k10")
 
+	// With something that is not sealed, and then with something that nobody here can open.
+	plain, err := signing.NewSecret(signing.HMAC)
+	require.NoError(t, err)
+	unsealed := func(text string) {
+		_, err := pool.Exec(t.Context(), "update delivery.endpoint_secrets set sealed = $2 where endpoint_id = $1", [16]byte(ids[0]), text)
+		require.NoError(t, err)
+	}
+	unsealed(plain)
+	rotate("k11")
+	got, err := manager(t, pool, kept()...).Recipient(t.Context(), ids[0])
+	require.NoError(t, err)
+	require.Equal(t, plain, got.Secrets[0].Value)
+	before := kept()
+	unsealed("lost.text")
+	_, err = RotateKeys(t.Context(), dir, nil, nothing)
+	require.ErrorContains(t, err, "ENCRYPTION_KEYS lacks lost, which endpoints are sealed with: nothing was changed")
+	require.Equal(t, before, kept())
+	unsealed(plain)
+
 	// Cut short by its context, in the middle of sealing.
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	_, err := RotateKeys(ctx, dir, nil, func(int, int) { cancel() })
+	_, err = RotateKeys(ctx, dir, nil, func(int, int) { cancel() })
 	require.Error(t, err)
 	require.Len(t, kept(), 2, "both are kept until everything is sealed")
-	require.Equal(t, []string{"k11", "k10"}, keyring(t, kept()...).IDs())
-	rotate("k11")
+	require.Equal(t, []string{"k12", "k11"}, keyring(t, kept()...).IDs())
+	rotate("k12")
 }
 
 func TestARotationOfTheStacksKeysWaitsForWhoSeals(t *testing.T) {
