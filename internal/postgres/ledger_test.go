@@ -382,6 +382,10 @@ func TestEndpointThatTheKeysDoNotOpenIsMarked(t *testing.T) {
 		require.Empty(t, each.Secrets)
 	}
 	require.EqualError(t, stranger.CheckKeys(ctx), "ENCRYPTION_KEYS has keys other, but endpoints are sealed with test")
+
+	_, err = b.all.Exec(ctx, "update delivery.endpoint_secrets set sealed = $1", endpointtest.Secret)
+	require.NoError(t, err)
+	require.EqualError(t, b.CheckKeys(ctx), "ENCRYPTION_KEYS has keys test, but endpoints are sealed with no key at all", "of before secrets were sealed")
 }
 
 func (b books) enabled(t *testing.T, id uuid.UUID) (bool, string) {

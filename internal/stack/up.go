@@ -38,6 +38,9 @@ func Up(ctx context.Context, options Options, progress func(line string)) (Statu
 		return Status{}, err
 	}
 	defer unlock()
+	if s, err = open(options, progress); err != nil { // as it is now: somebody else may have held the lock
+		return Status{}, err
+	}
 	if err := s.up(ctx); err != nil {
 		return Status{}, err
 	}
