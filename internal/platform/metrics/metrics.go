@@ -26,9 +26,15 @@ func NewRegistry(service string) *prometheus.Registry {
 	return registry
 }
 
+// linked is the version of a build that sees no repository, such as an image's: -ldflags "-X path/to/metrics.linked=v1.2.3".
+var linked string
+
 // Version is the module version or the commit that the binary was built from; "devel" where the build
 // did not record one.
 func Version() string {
+	if linked != "" {
+		return linked
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "devel"
