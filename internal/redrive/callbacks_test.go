@@ -161,7 +161,7 @@ func TestCallbacksThatDiedComeThroughWhenTheCauseIsMended(t *testing.T) { //noli
 
 		_, err := w.Redrive(t.Context(), record)
 		require.Equal(t, fault.Conflict, fault.ClassOf(err), err)
-		require.ErrorContains(t, err, "unknown_payment")
+		require.ErrorContains(t, err, "there still is no payment "+id.String())
 		require.Equal(t, 2, w.open(t)[0].Times)
 
 		w.desk.is(id, payment.StatusPending)

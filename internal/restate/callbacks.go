@@ -45,6 +45,10 @@ const (
 	callbackJournal = time.Hour
 	// parkedFor is how long a callback waits for its predecessor, which a provider sends for three days.
 	parkedFor = 4 * 24 * time.Hour
+	// callsAtOnce bounds the calls of payments-api: one that hangs holds a slot of Restate's, and deliveries need those, too.
+	callsAtOnce = 8
+	// callPatience is how long a callback waits for its turn to call; then it comes again.
+	callPatience = time.Second
 	// deadTopic and the provider stand for a topic in the dead records: there is none.
 	deadTopic = "callbacks/"
 )
@@ -75,11 +79,12 @@ type Callbacks struct {
 	log       *slog.Logger
 	handled   *prometheus.CounterVec
 	parkedFor time.Duration
+	calls     chan struct{} // has one for each call of payments-api that is open
 }
 
 // NewCallbacks makes the handlers of the providers' callbacks. Without providers they refuse every one.
 func NewCallbacks(providers callback.Providers, p payments, b burier, d deadRecords, log *slog.Logger, registry prometheus.Registerer) *Callbacks {
-	c := &Callbacks{providers: providers, payments: p, burier: b, records: d, log: log, parkedFor: parkedFor, handled: prometheus.NewCounterVec(prometheus.CounterOpts{
+	c := &Callbacks{calls: make(chan struct{}, callsAtOnce), providers: providers, payments: p, burier: b, records: d, log: log, parkedFor: parkedFor, handled: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "hookline_callbacks_total",
 		Help: "Callbacks of payment providers that were decided about, by what became of them.",
 	}, []string{"provider", "outcome"})}
@@ -147,8 +152,12 @@ func (c *Callbacks) onEvent(ctx sdk.Context, body []byte) (sdk.Void, error) {
 
 func (c *Callbacks) route(ctx sdk.Context, providers []string, body []byte) error {
 	headers := signatureHeaders(ctx.Request())
+	provider := "" // not known before somebody has signed
+	if len(providers) == 1 {
+		provider = providers[0]
+	}
 	if len(body) > maxCallback {
-		c.count("", outcomeTooLarge)
+		c.count(provider, outcomeTooLarge)
 		return refusal(http.StatusRequestEntityTooLarge, fmt.Sprintf("a callback has at most %d bytes", maxCallback))
 	}
 	// A step, so that what was decided holds when the secrets are others at a second execution.
@@ -157,7 +166,7 @@ func (c *Callbacks) route(ctx sdk.Context, providers []string, body []byte) erro
 		return err
 	}
 	if r.Refused != "" {
-		c.count(r.Provider, outcomeBadSignature)
+		c.count(provider, outcomeBadSignature)
 		return refusal(http.StatusUnauthorized, r.Refused)
 	}
 	if r.Dead != "" {
@@ -250,10 +259,14 @@ func (c *Callbacks) redrive(ctx sdk.Context, input RedriveInput) (callback.Outco
 	if err != nil {
 		return "", err
 	}
-	if outcome == callback.UnknownPayment || outcome == callback.Contradicts {
-		return "", refusal(http.StatusUnprocessableEntity, "it is still dead: "+string(outcome))
+	switch outcome {
+	case callback.UnknownPayment:
+		return "", refusal(http.StatusUnprocessableEntity, fmt.Sprintf("there still is no payment %s", r.Event.PaymentID))
+	case callback.Contradicts:
+		return "", refusal(http.StatusUnprocessableEntity, fmt.Sprintf("it still contradicts payment %s", r.Event.PaymentID))
+	default:
+		return outcome, nil
 	}
-	return outcome, nil
 }
 
 // exhume reads a callback from its dead record, by what the present code knows.

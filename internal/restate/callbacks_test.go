@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -415,11 +416,19 @@ func TestAWrongSignatureStraightAtTheIngressChangesNothing(t *testing.T) { //nol
 		require.Equal(t, http.StatusUnauthorized, status, "%s: %s", name, answer)
 		require.NotContains(t, answer, stripeSecret)
 	}
-	require.InDelta(t, 3, w.counted("unknown", outcomeBadSignature), 0)
-	status, answer := w.post(t, "/WebhookCallbackRouter/OnEvent", "application/json", http.Header{"X-Hookline-Provider": {"acme"}}, body)
-	require.Equal(t, http.StatusUnauthorized, status, answer)
+	require.InDelta(t, 3, w.counted("stripe", outcomeBadSignature), 0)
+	for _, provider := range []string{"acme", "nobody", ""} {
+		header := http.Header{}
+		if provider != "" {
+			header.Set(headerProvider, provider)
+		}
+		status, answer := w.post(t, "/WebhookCallbackRouter/OnEvent", "application/json", header, body)
+		require.Equal(t, http.StatusUnauthorized, status, answer)
+	}
+	require.InDelta(t, 1, w.counted("acme", outcomeBadSignature), 0)
+	require.InDelta(t, 2, w.counted("unknown", outcomeBadSignature), 0, "no label is made up by a stranger")
 	// Nor is there a way around the router.
-	status, answer = w.post(t, "/PaymentTracker/"+id.String()+"/Apply", "application/json", http.Header{},
+	status, answer := w.post(t, "/PaymentTracker/"+id.String()+"/Apply", "application/json", http.Header{},
 		fmt.Appendf(nil, `{"event":{"provider":"stripe","id":"evt_1","type":"x","payment_id":%q,"change":{"to":"succeeded","from":["pending"]}}}`, id))
 	require.Equal(t, http.StatusBadRequest, status, answer)
 	require.Contains(t, answer, "not public")
@@ -485,7 +494,7 @@ func TestARefusalDoesNotSwallowTheProvidersNextTry(t *testing.T) { //nolint:para
 	id := w.bank.add(payment.StatusPending)
 	body := stripeBody("evt", "charge.succeeded", id)
 	require.Equal(t, fault.Unavailable, fault.ClassOf(w.send(t, body)))
-	require.InDelta(t, 2, w.counted("unknown", outcomeBadSignature), 0)
+	require.InDelta(t, 2, w.counted("stripe", outcomeBadSignature), 0)
 	w.restart(t, "stripe="+stripeSecret)
 	header := http.Header{"Stripe-Signature": {callback.StripeSignature(stripeSecret, time.Now().Add(time.Minute), body)}}
 	e, err := callback.Parse(callback.Stripe, header, body)
@@ -542,6 +551,68 @@ func TestTheHistoryAnswersWhileACallbackIsApplied(t *testing.T) { //nolint:paral
 	close(release)
 	w.outcomes(t, id, map[string]callback.Outcome{"evt_early": callback.Applied, "evt_next": callback.Applied})
 	require.Equal(t, []payment.Status{payment.StatusSucceeded, payment.StatusRefunded}, w.bank.movesOf(id))
+}
+
+// A payments-api that hangs must not take all of Restate's slots from the deliveries.
+func TestFewCallbacksAtATimeHangWithPaymentsAPI(t *testing.T) { //nolint:paralleltest // see above
+	w := newCallbackWorld(t)
+	const more = 3
+	var ids []uuid.UUID
+	var hanging atomic.Int32
+	release := make(chan struct{})
+	w.bank.set(func() {
+		w.bank.reading = func() {
+			hanging.Add(1)
+			<-release
+		}
+	})
+	var sends sync.WaitGroup
+	for range callsAtOnce + more {
+		id := w.bank.add(payment.StatusPending)
+		ids = append(ids, id)
+		body := stripeBody("evt", "charge.succeeded", id)
+		sends.Go(func() {
+			if err := w.send(t, body); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	sends.Wait()
+	require.Eventually(t, func() bool {
+		scheduled := 0
+		for _, id := range ids {
+			scheduled += len(w.invocations(t, id, "status = 'scheduled'"))
+		}
+		return scheduled == more && hanging.Load() == callsAtOnce
+	}, 20*time.Second, 10*time.Millisecond)
+	close(release)
+	for _, id := range ids {
+		w.outcomes(t, id, map[string]callback.Outcome{"evt": callback.Applied})
+	}
+}
+
+func TestOnlySoManyCallbacksOfAPaymentAreParked(t *testing.T) { //nolint:paralleltest // see above
+	w := newCallbackWorld(t)
+	id := w.bank.add(payment.StatusPending)
+	for i := range maxParked + 1 {
+		body := stripeBody(fmt.Sprintf("evt_%d", i), "charge.refunded", id)
+		status, answer := w.post(t, "/WebhookCallbackRouter/OnStripeEvent", "application/json", stripeHeader(stripeSecret, body), body)
+		require.Equal(t, http.StatusOK, status, answer)
+	}
+	require.Eventually(t, func() bool { return len(w.graves.all()) == 1 }, 20*time.Second, 20*time.Millisecond)
+	require.Equal(t, delivery.ReasonCallbackEarly, w.graves.all()[0].Reason)
+}
+
+func TestAHistoryIsBounded(t *testing.T) {
+	t.Parallel()
+	k := &tracker{}
+	for i := range maxHistory + 5 {
+		k.write(tracked{Event: callback.Event{Provider: "stripe", ID: fmt.Sprint(i)}}, callback.Overtaken)
+		k.write(tracked{Event: callback.Event{Provider: "stripe", ID: fmt.Sprint(i)}}, callback.Overtaken)
+	}
+	require.Len(t, k.history, maxHistory)
+	require.Equal(t, "5", k.history[0].EventID)
+	require.Equal(t, fmt.Sprint(maxHistory+4), k.history[maxHistory-1].EventID)
 }
 
 // The interleaving: somebody else moves the payment between the look and the change.

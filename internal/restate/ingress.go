@@ -162,7 +162,7 @@ func (c *Client) RedriveCallback(ctx context.Context, record int64) (callback.Ou
 		return outcome, nil
 	}
 	if failure, ok := errors.AsType[ingress.Error](err); ok && failure.IsInvocationError() {
-		return "", fault.Wrap(err, fault.Conflict, "%s", failure.Message())
+		return "", fault.New(fault.Conflict, "%s", failure.Message())
 	}
 	return "", fault.Wrap(err, fault.Unavailable, "calling Restate")
 }

@@ -327,7 +327,7 @@ func (t *tracker) look(m tracked) error {
 // ask asks payments-api in a step.
 func (t *tracker) ask(m tracked, name string, do func(context.Context) (payment.Payment, error)) (reading, error) {
 	r, err := sdk.Run(t.ctx, func(run sdk.RunContext) (reading, error) {
-		p, err := do(run)
+		p, err := t.call(run, do)
 		if run.Err() != nil {
 			return reading{}, run.Err() // it was not payments-api
 		}
@@ -354,6 +354,19 @@ func (t *tracker) ask(m tracked, name string, do func(context.Context) (payment.
 	return r, nil
 }
 
+// call calls payments-api when fewer than callsAtOnce others do.
+func (c *Callbacks) call(ctx context.Context, do func(context.Context) (payment.Payment, error)) (payment.Payment, error) {
+	select {
+	case c.calls <- struct{}{}:
+		defer func() { <-c.calls }()
+		return do(ctx)
+	case <-ctx.Done():
+		return payment.Payment{}, ctx.Err()
+	case <-time.After(callPatience):
+		return payment.Payment{}, fault.New(fault.Unavailable, "too many calls of payments-api wait for an answer")
+	}
+}
+
 // again sends the callback to this tracker once more, after a wait that holds nothing.
 func (t *tracker) again(m tracked) {
 	wait := longestWait
@@ -378,13 +391,18 @@ func (t *tracker) load() error {
 }
 
 func (t *tracker) save() {
-	sdk.Set(t.ctx, stateHistory, t.history)
-	sdk.Set(t.ctx, stateSeen, t.seen)
-	if len(t.parked) == 0 {
-		sdk.Clear(t.ctx, stateParked)
+	set(t.ctx, stateHistory, t.history)
+	set(t.ctx, stateSeen, t.seen)
+	set(t.ctx, stateParked, t.parked)
+}
+
+// set keeps nothing of an empty list.
+func set[T any](ctx sdk.ObjectContext, name string, list []T) {
+	if len(list) == 0 {
+		sdk.Clear(ctx, name)
 		return
 	}
-	sdk.Set(t.ctx, stateParked, t.parked)
+	sdk.Set(ctx, name, list)
 }
 
 // history answers while apply runs.
