@@ -6,11 +6,17 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/hookline/hookline/internal/demo"
 	"github.com/hookline/hookline/internal/kafka"
 	"github.com/hookline/hookline/internal/postgres"
 	"github.com/hookline/hookline/internal/stack"
+	"github.com/hookline/hookline/internal/stack/process"
 )
 
 func runDemo(ctx context.Context, args []string, stdout, stderr io.Writer) error {
@@ -112,6 +118,15 @@ func runScenario(ctx context.Context, options stack.Options, o demo.Options, sce
 		return err
 	}
 	o.Endpoints = stack.Endpoints(pool, status.Keys, guard)
+	o.CallbackSecret, o.RestateAdmin = status.CallbackSecret, status.RestateAdmin()
+	if o.Kill, err = killingWorkers(status); err != nil {
+		return err
+	}
+	options.Kafka, options.Workers = status.Kafka, status.Workers // what runs is to stay as it is
+	o.Up = func(ctx context.Context) error {
+		_, err := stack.Up(ctx, options, func(line string) { fmt.Fprintln(stderr, line) })
+		return err
+	}
 	fmt.Fprintf(o.Out, "\n%s:\n", scenario.About)
 	outcome, err := scenario.Run(ctx, o)
 	if err != nil {
@@ -124,6 +139,30 @@ func runScenario(ctx context.Context, options stack.Options, o demo.Options, sce
 		}
 	}
 	return outcome.Err()
+}
+
+// killingWorkers returns a function that kills the webhook-workers that run now, and returns when they are gone.
+func killingWorkers(status stack.Status) (func(context.Context) error, error) {
+	var workers []process.Identity
+	for _, c := range status.Components {
+		if slices.Contains(status.WorkerNames(), c.Name) {
+			identity, err := process.Of(c.PID)
+			if err != nil {
+				return nil, fmt.Errorf("finding %s: %w", c.Name, err)
+			}
+			workers = append(workers, identity)
+		}
+	}
+	return func(ctx context.Context) error {
+		group, ctx := errgroup.WithContext(ctx)
+		for _, worker := range workers {
+			group.Go(func() error {
+				_, err := worker.Stop(ctx, syscall.SIGKILL, 10*time.Second)
+				return err
+			})
+		}
+		return group.Wait()
+	}, nil
 }
 
 // showAddresses prints what there is to open, and returns it by name.

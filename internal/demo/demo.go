@@ -44,12 +44,17 @@ type Options struct {
 	// Topic is waited for until it is consumed; without brokers the demo begins at once.
 	Topic kafka.Config
 
-	MerchantID string // whose payments they are; of a scenario, which has merchants of its own, whose secret is theirs too
+	MerchantID string // whose payments they are; a scenario with merchants of its own gives them this one's secret
 	Payments   int    // of a scenario: of each merchant
 	// Refunds is how many of the payments are refunded, which is a second event and a second webhook for each.
 	Refunds int
-	// Endpoints are the ledger's; only scenarios use them.
+	// Endpoints are the ledger's; only scenarios use them, and what follows.
 	Endpoints *endpoint.Manager
+	// CallbackSecret is what the payment provider signs its callbacks with.
+	CallbackSecret string
+	RestateAdmin   string // host:port of Restate's admin API and UI
+	// Kill kills every webhook-worker and returns when they are gone; Up starts what of the stack does not run.
+	Kill, Up func(ctx context.Context) error
 	// Out is where a person watches.
 	Out io.Writer
 

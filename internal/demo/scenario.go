@@ -34,6 +34,10 @@ func Scenarios() map[string]Scenario {
 			About:    "Merchants that fail, ask to wait, hang or behave, and how each gets all of its webhooks",
 			Payments: 5, Run: runFlaky,
 		},
+		"callbacks": {
+			About:    "A payment provider that tells everything three times and in any order, while the worker is killed, and what each payment becomes",
+			Payments: 30, Run: runCallbacks,
+		},
 	}
 }
 
