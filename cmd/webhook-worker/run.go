@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -76,11 +77,22 @@ func run(ctx context.Context, cfg config, log *slog.Logger) error {
 	defer calls.Close()
 	reconciler := reconcile.New(cfg.Reconcile, data, ledger, registrar, calls, api, log, registry)
 
+	// A worker that comes without a key in use does not become ready: a deployment stops there. One that works stays so
+	// when somebody seals an endpoint with a key of their own: that endpoint's deliveries wait.
+	var opened atomic.Bool
+	reach := func(ctx context.Context) error {
+		if opened.Load() {
+			return ledger.Ping(ctx)
+		}
+		err := ledger.CheckKeys(ctx)
+		opened.Store(err == nil)
+		return err
+	}
 	var consumer *kafka.Consumer
 	server, err := httpserver.Listen(ctx, httpserver.Options{
 		Config: cfg.Config, Log: log, Registry: registry,
 		Ready: func(ctx context.Context) error {
-			err := errors.Join(registrar.Ready(), ledger.CheckKeys(ctx))
+			err := errors.Join(registrar.Ready(), reach(ctx))
 			if consumer != nil {
 				err = errors.Join(err, consumer.Joined())
 			}

@@ -148,7 +148,7 @@ func (c *Client) post(ctx context.Context, endpoint delivery.Endpoint, message M
 	defer response.Body.Close()
 	patience := time.AfterFunc(answerPatience, gate.cancel)
 	defer patience.Stop()
-	out := read(response)
+	out := read(response, func(answer []byte) []byte { return redact(answer, endpoint, request.URL, user, request.Header) })
 	out.Latency = time.Since(start)
 	return request.Header, out
 }
@@ -165,7 +165,7 @@ func (c *Client) roundTrip(request *http.Request) (*http.Response, error) {
 }
 
 // read reads the answer. The status line is what counts: what breaks while the rest is read takes nothing back.
-func read(response *http.Response) Response {
+func read(response *http.Response, redact func(answer []byte) []byte) Response {
 	out := Response{StatusCode: response.StatusCode, ContentType: mediaType(response.Header), Sent: true}
 	out.Cause = statusCause(out.StatusCode, out.ContentType)
 	if out.Cause != delivery.CauseOK {
@@ -173,6 +173,7 @@ func read(response *http.Response) Response {
 	}
 	if response.StatusCode != http.StatusSwitchingProtocols { // after that one the connection knows no time-out
 		answer, _ := io.ReadAll(io.LimitReader(response.Body, maxAnswerRead))
+		answer = redact(answer)                                            // before it is cut, which would leave a part of a secret
 		out.Answer = bytes.Clone(answer[:min(len(answer), maxAnswerKept)]) // and lets go of the rest
 	}
 	return out

@@ -44,6 +44,9 @@ type Claim struct {
 	Event            event.PayloadRequest
 	// Age is how long ago the event was planned.
 	Age time.Duration
+	// NotBefore is how long the row was not due yet when a ticket claimed it: what the failure of a request that had
+	// outlived its step wrote down. 0 for one that was due.
+	NotBefore time.Duration
 }
 
 // Outcome is what an execution writes about a claim that it held. What it does to the row depends on whether

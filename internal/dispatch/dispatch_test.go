@@ -811,6 +811,28 @@ func TestRetryAfterIsHonouredAndNeverEarlierThanTheSchedule(t *testing.T) {
 	}
 }
 
+// Interleaving: an endpoint that is slow to say that it wants to be left alone.
+func TestRetryAfterOfARequestThatOutlivedItsStepIsHonoured(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	ref := newRef()
+	begun, let := w.merchant.hang(func(deliver.Guard) deliver.Response {
+		return deliver.Response{Cause: delivery.CauseRateLimited, StatusCode: 429, Sent: true, RetryAfter: time.Hour}
+	})
+	watchdog := w.process(t, "inv-1", ref).FollowUps()
+	<-begun
+	require.Len(t, watchdog, 1)
+	let()
+	require.Eventually(t, func() bool { return w.state(t, ref) == "retrying attempts=1" }, 10*time.Second, 10*time.Millisecond)
+	result, err := w.Attempt(t.Context(), "inv-2", watchdog[0].List)
+	require.NoError(t, err)
+	require.Empty(t, w.merchant.sent()[1:], "the watchdog makes no attempt")
+	follow := result.FollowUps()
+	require.Len(t, follow, 1)
+	require.Greater(t, follow[0].Delay, 59*time.Minute)
+	require.Less(t, follow[0].Delay, 75*time.Minute)
+}
+
 func TestEndpointThatCannotBeOpenedLosesNoAttempt(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -822,11 +844,15 @@ func TestEndpointThatCannotBeOpenedLosesNoAttempt(t *testing.T) {
 	w.process(t, "inv-1", ref)
 	require.Equal(t, "parked attempts=0", w.state(t, ref))
 	require.Empty(t, w.merchant.sent())
+	taken, err := w.ledger.Unpark(t.Context(), 10)
+	require.NoError(t, err)
+	require.Empty(t, taken, "who lacks the key does not drain what would come back")
 
 	w.ledger.Keys = keys
 	w.Dispatcher = w.newProcess(t) // with the key
-	taken, err := w.ledger.Unpark(t.Context(), 10)
+	taken, err = w.ledger.Unpark(t.Context(), 10)
 	require.NoError(t, err)
+	require.Len(t, taken, 1)
 	_, err = w.Attempt(t.Context(), "inv-2", delivery.AttemptLists(taken)[0])
 	require.NoError(t, err)
 	require.Equal(t, "succeeded attempts=1", w.state(t, ref))
@@ -848,13 +874,23 @@ func TestEventThatDataServiceFailsForHoldsUpNobodyElse(t *testing.T) {
 	require.Equal(t, "succeeded attempts=2", w.state(t, bad))
 }
 
+func TestEventThatDataServiceFailsForEndsAlsoWhereItIsAlone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	bad := newRef()
+	w.data.poison = bad.ID
+	follow := w.process(t, "inv-1", bad).FollowUps()
+	require.Len(t, follow, 1)
+	require.Equal(t, "retrying attempts=1", w.state(t, bad))
+}
+
 func TestDataServiceThatIsAwayIsNotAskedForEachEvent(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.data.err = fault.New(fault.Unavailable, "connection refused")
 	_, err := w.Process(t.Context(), "inv-1", []event.Ref{newRef(), newRef(), newRef(), newRef(), newRef(), newRef()})
 	require.ErrorIs(t, err, w.data.err)
-	require.Equal(t, 4, w.data.asked, "all of them at once, then three of them by themselves")
+	require.Equal(t, 2, w.data.asked, "all of them at once, then for a sign of life")
 	require.Empty(t, w.merchant.sent())
 }
 

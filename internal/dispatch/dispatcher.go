@@ -212,7 +212,8 @@ func (d *Dispatcher) Attempt(ctx context.Context, owner string, list delivery.At
 	for _, claim := range claims {
 		if claim.Number > list.Number {
 			// A watchdog's list: the exchange that was handed over has failed meanwhile, and is recorded. Its
-			// next attempt is due by the schedule, counted from now: never before the schedule's.
+			// next attempt is due by the schedule, counted from now: never before the schedule's, or before the
+			// endpoint's Retry-After, which is in the record.
 			outcome, err := d.afterWatchdog(ctx, claim, jitter)
 			if err != nil {
 				return Result{}, err
@@ -247,6 +248,9 @@ func (d *Dispatcher) afterWatchdog(ctx context.Context, claim delivery.Claim, ji
 	}
 	outcome := delivery.Outcome{Key: claim.Key, Epoch: claim.Epoch, Number: claim.Number - 1, Cause: delivery.CauseRecorded}
 	d.reschedule(&outcome, endpoint, 0, jitter)
+	if outcome.State == delivery.Retrying && float64(claim.NotBefore) > float64(outcome.RetryIn)/jitter*(1+d.cfg.Jitter) {
+		outcome.RetryIn = claim.NotBefore // later than any schedule would have it: the endpoint asked for that
+	}
 	return outcome, nil
 }
 
@@ -276,7 +280,7 @@ func (d *Dispatcher) fetch(ctx context.Context, asked []event.PayloadRequest) fe
 		return out
 	}
 	answers, err := d.payloads.Payloads(ctx, asked)
-	if err != nil && len(asked) > 1 && ctx.Err() == nil && fault.ClassOf(err) == fault.Unavailable {
+	if err != nil && ctx.Err() == nil && fault.ClassOf(err) == fault.Unavailable {
 		answers, err = d.fetchEach(ctx, asked, err)
 	}
 	if err != nil {
@@ -294,31 +298,33 @@ func (d *Dispatcher) fetch(ctx context.Context, asked []event.PayloadRequest) fe
 	return out
 }
 
-// hopeless is after how many single requests without an answer data-service counts as away.
-const hopeless = 3
+// eachPatience bounds how long events are asked for by themselves; the step they are in has a second for its posts.
+const eachPatience = 5 * time.Second
+
+// probe names an event that there cannot be: any answer about it says that data-service is there.
+var probe = event.PayloadRequest{EventID: uuid.Max, TxID: 1, MinVersion: 1}
 
 // fetchEach asks for one event after the other, because a request for all of them failed. An event for which data-service
-// fails while it answers for others is that event's failure, and must not hold up the rest of its batch for ever. Where
-// it answers for none, it is away, and cause says so.
+// fails while it answers for others is that event's failure, and must not hold up the rest of its batch, or its partition,
+// for ever. Where it does not answer for an event that does not exist either, or takes long, it is away or overloaded, and
+// cause says so: nobody's attempts are used up for that.
 func (d *Dispatcher) fetchEach(ctx context.Context, asked []event.PayloadRequest, cause error) ([]event.Payload, error) {
-	var answers []event.Payload
-	failed := 0
+	ctx, cancel := context.WithTimeout(ctx, eachPatience)
+	defer cancel()
+	if _, err := d.payloads.Payloads(ctx, []event.PayloadRequest{probe}); err != nil {
+		return nil, cause
+	}
+	answers := []event.Payload{}
 	for _, each := range asked {
 		answer, err := d.payloads.Payloads(ctx, []event.PayloadRequest{each})
-		switch {
-		case ctx.Err() != nil:
+		if ctx.Err() != nil {
 			return nil, cause
-		case err == nil:
-			answers = append(answers, answer...)
-		default:
-			d.log.LogAttrs(ctx, slog.LevelWarn, "data-service does not answer for an event", slog.String("event_id", each.EventID.String()), logging.Error(err))
-			if failed++; failed == hopeless && len(answers) == 0 {
-				return nil, cause
-			}
 		}
-	}
-	if len(answers) == 0 {
-		return nil, cause
+		if err != nil {
+			d.log.LogAttrs(ctx, slog.LevelWarn, "data-service fails for an event", slog.String("event_id", each.EventID.String()), logging.Error(err))
+			continue
+		}
+		answers = append(answers, answer...)
 	}
 	return answers, nil
 }
@@ -336,7 +342,7 @@ func (d *Dispatcher) reschedule(outcome *delivery.Outcome, endpoint delivery.End
 		return
 	}
 	outcome.State, outcome.Next = delivery.Retrying, outcome.Number+1
-	outcome.RetryIn = max(time.Duration(float64(delay)*jitter), time.Duration(float64(retryAfter)*max(1, jitter)))
+	outcome.RetryIn = max(time.Duration(float64(delay)*jitter), min(time.Duration(float64(retryAfter)*max(1, jitter)), deliver.MaxRetryAfter))
 }
 
 // jitter draws a factor around 1.

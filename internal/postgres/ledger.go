@@ -160,13 +160,14 @@ with t as (
     select * from unnest($3::uuid[], $4::bigint[], $5::bigint[]) as t (event_id, generation, epoch)
 ), claimed as (
     update delivery.deliveries d set owner = $1, epoch = d.epoch + 1, state = 'pending', next_attempt_at = clock_timestamp()
-      from t
+      from t join delivery.deliveries b on b.event_id = t.event_id and b.endpoint_id = $2 and b.generation = t.generation
      where d.event_id = t.event_id and d.endpoint_id = $2 and d.generation = t.generation
        and d.state in ('pending', 'retrying')
        and ((d.epoch = t.epoch and d.owner is null) or d.owner = $1)
-    returning d.event_id, d.endpoint_id, d.generation, d.epoch, d.attempts
+    returning d.event_id, d.endpoint_id, d.generation, d.epoch, d.attempts,
+              greatest(0, extract(epoch from b.next_attempt_at - clock_timestamp()) * 1000)::bigint as retry_in_ms
 )
-select false as settled, c.event_id, c.endpoint_id, c.generation, c.epoch, c.attempts, 0::bigint as retry_in_ms,
+select false as settled, c.event_id, c.endpoint_id, c.generation, c.epoch, c.attempts, c.retry_in_ms,
        p.txid, p.object_version, (extract(epoch from clock_timestamp() - p.planned_at) * 1000)::bigint as age_ms, coalesce(e.revision, 0)
   from claimed c
   join delivery.plans p on p.event_id = c.event_id
@@ -212,7 +213,7 @@ func (l *Ledger) claim(ctx context.Context, doing, statement string, args ...any
 			return nil
 		}
 		claims = append(claims, delivery.Claim{
-			Key: key, Epoch: epoch, Number: attempts + 1, EndpointRevision: revision, Age: millis(age),
+			Key: key, Epoch: epoch, Number: attempts + 1, EndpointRevision: revision, Age: millis(age), NotBefore: millis(retryIn),
 			Event: event.PayloadRequest{EventID: key.EventID, TxID: txid, MinVersion: version},
 		})
 		return nil
@@ -242,7 +243,9 @@ func (l *Ledger) Holds(ctx context.Context, claim delivery.Claim) (bool, error) 
 // its attempts there, and moves nothing that has moved on.
 //
 // What the outcomes say about their endpoints is kept here, too: since when one fails, and whether that, or an answer, is
-// the end of it. A statement in which everything succeeded touches no row for that.
+// the end of it. Only outcomes whose claim holds are asked: a late 410 says nothing about an endpoint that was enabled
+// since. A row of failing_endpoints that decides is locked, so that a 2xx that is being written is waited for. Failures
+// more than two days apart are none of days of failure. A statement in which everything succeeded touches no row for that.
 const recordOutcomes = `
 with o as (
     select * from unnest($2::uuid[], $3::uuid[], $4::bigint[], $5::bigint[], $6::int[], $7::text[], $8::text[], $9::bool[],
@@ -267,21 +270,35 @@ with o as (
      using (select distinct endpoint_id from o where state = 'succeeded') s
      where f.endpoint_id = s.endpoint_id
 ), fell as (
-    select f.endpoint_id, f.gone, e.merchant_id, h.since
-      from (select endpoint_id, bool_or(cause = 'gone') as gone from o where blamed group by endpoint_id) f
-      join delivery.endpoints e on e.id = f.endpoint_id
-      left join delivery.failing_endpoints h on h.endpoint_id = f.endpoint_id
-     where not exists (select from o where o.endpoint_id = f.endpoint_id and o.state = 'succeeded')
+    select o.endpoint_id, bool_or(o.cause = 'gone') as gone,
+           exists (select from o s where s.endpoint_id = o.endpoint_id and s.state = 'succeeded') as mixed
+      from o join delivery.deliveries d
+        on d.event_id = o.event_id and d.endpoint_id = o.endpoint_id and d.generation = o.generation
+     where o.blamed and d.epoch = o.epoch and d.state in ('pending', 'retrying')
+     group by o.endpoint_id
 ), failing as (
     insert into delivery.failing_endpoints (endpoint_id)
-    select endpoint_id from fell where since is null order by endpoint_id
+    select f.endpoint_id from fell f
+     where not f.mixed and not exists (select from delivery.failing_endpoints h where h.endpoint_id = f.endpoint_id)
+     order by f.endpoint_id
     on conflict do nothing
+), still as (
+    select h.endpoint_id, h.since, h.last_at
+      from delivery.failing_endpoints h join fell f on f.endpoint_id = h.endpoint_id
+     where not f.mixed and (h.last_at < clock_timestamp() - interval '1 hour' or h.since < clock_timestamp() - $16 * interval '1 millisecond')
+     order by h.endpoint_id
+       for no key update of h
+), noted as (
+    update delivery.failing_endpoints h set last_at = clock_timestamp(),
+           since = case when s.last_at < clock_timestamp() - interval '2 days' then clock_timestamp() else h.since end
+      from still s
+     where h.endpoint_id = s.endpoint_id and s.last_at < clock_timestamp() - interval '1 hour'
 ), disabled as (
     update delivery.endpoints e set enabled = false, disabled_reason = case when f.gone then 'gone' else 'failing' end
-      from fell f
+      from fell f left join still s on s.endpoint_id = f.endpoint_id
      where e.id = f.endpoint_id and e.enabled
-       and (f.gone or f.since < clock_timestamp() - $16 * interval '1 millisecond')
-    returning e.id, e.merchant_id, e.disabled_reason, e.disabled_at, f.since
+       and (f.gone or (s.since < clock_timestamp() - $16 * interval '1 millisecond' and s.last_at > clock_timestamp() - interval '2 days'))
+    returning e.id, e.merchant_id, e.disabled_reason, e.disabled_at, s.since
 ), told as (
     insert into delivery.operational_events (merchant_id, event_type, data)
     select merchant_id, 'endpoint.disabled', jsonb_build_object('endpoint_id', id, 'reason', disabled_reason,
@@ -390,13 +407,13 @@ func scheduleOf(delaysMS []int64) delivery.Schedule {
 	return out
 }
 
-// A text that is not sealed must not be told: it is the secret.
+// A text that is not sealed, of before secrets were, must not be told: it is the secret.
 const missingKeys = `
-select distinct case when position('.' in sealed) > 0 then split_part(sealed, '.', 1) else 'no key at all' end
+select distinct split_part(sealed, '.', 1)
   from (select sealed from delivery.endpoint_secrets where expires_at is null or expires_at > clock_timestamp()
         union all select url_sealed from delivery.endpoints where url_sealed is not null
         union all select headers_sealed from delivery.endpoints where headers_sealed is not null) s
- where not split_part(sealed, '.', 1) = any($1)
+ where position('.' in sealed) > 0 and not split_part(sealed, '.', 1) = any($1)
  order by 1`
 
 // CheckKeys fails where something that is in use is sealed with a key that is not among the ledger's, and names the key.

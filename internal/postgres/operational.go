@@ -30,9 +30,10 @@ func (l *Ledger) Unpublished(ctx context.Context, limit int) ([]event.Operationa
 	return out, nil
 }
 
-// MarkPublished notes that payments-api has taken the event.
-func (l *Ledger) MarkPublished(ctx context.Context, id uuid.UUID) error {
-	_, err := l.pool.Exec(ctx, "update delivery.operational_events set published_at = clock_timestamp() where id = $1", [16]byte(id))
+// MarkPublished notes that payments-api has taken the event, or with a refusal that it never will.
+func (l *Ledger) MarkPublished(ctx context.Context, id uuid.UUID, refusal string) error {
+	_, err := l.pool.Exec(ctx, "update delivery.operational_events set published_at = clock_timestamp(), refusal = nullif($2, '') where id = $1",
+		[16]byte(id), refusal)
 	if err != nil {
 		return classify("closing an operational event", err)
 	}

@@ -16,6 +16,7 @@ type reconcileMetrics struct {
 	unaccounted prometheus.Gauge
 	behind      prometheus.Gauge
 	redriven    *prometheus.CounterVec
+	refused     prometheus.Counter
 	xminAge     prometheus.Gauge
 	settledAge  prometheus.Gauge
 	deliveries  *prometheus.GaugeVec
@@ -46,6 +47,9 @@ func newMetrics(registry prometheus.Registerer) *reconcileMetrics {
 		redriven: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "hookline_reconciler_redriven_total", Help: "Events and deliveries that the reconciler drove, by reason.",
 		}, []string{"reason"}),
+		refused: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "hookline_operational_events_refused_total", Help: "Events about endpoints that payments-api refused for what they say; delivery.operational_events has them.",
+		}),
 		xminAge: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "hookline_feed_xmin_age_seconds", Help: "How long one transaction of the business database has kept the feed's cursor from advancing past visible events.",
 		}),
@@ -71,7 +75,7 @@ func newMetrics(registry prometheus.Registerer) *reconcileMetrics {
 	}
 	m.countDeliveries(nil)
 	m.countEndpoints(0, 0)
-	registry.MustRegister(m.leading, m.looks, m.failures, m.unplanned, m.unaccounted, m.behind, m.redriven, m.xminAge, m.settledAge,
+	registry.MustRegister(m.leading, m.looks, m.failures, m.unplanned, m.unaccounted, m.behind, m.redriven, m.refused, m.xminAge, m.settledAge,
 		m.deliveries, m.overdue, m.endpoints)
 	return m
 }

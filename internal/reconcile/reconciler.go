@@ -35,7 +35,7 @@ type ledger interface {
 	TakeOver(ctx context.Context, overdue []delivery.Overdue) ([]delivery.Overdue, error)
 	Unpark(ctx context.Context, limit int) ([]delivery.Overdue, error)
 	Unpublished(ctx context.Context, limit int) ([]event.Operational, error)
-	MarkPublished(ctx context.Context, id uuid.UUID) error
+	MarkPublished(ctx context.Context, id uuid.UUID, refusal string) error
 	OpenSince(ctx context.Context) (map[string]time.Time, error)
 	CountDeliveries(ctx context.Context) (map[delivery.State]int, error)
 	CountEndpoints(ctx context.Context) (enabled, disabled int, err error)
@@ -170,12 +170,16 @@ func (r *Reconciler) lead(ctx context.Context) error {
 		r.budget = max(1, int(float64(r.cfg.Rate)*r.cfg.Interval.Seconds()))
 		report := Report{Leading: true, LookedAt: time.Now()}
 		// Each part by itself: data-service may be down while deliveries wait to be taken over.
-		for name, part := range map[string]func(context.Context, uint64, *Report) error{
-			"events": r.lookAtEvents, "deliveries": r.lookAtDeliveries, "parked": r.lookAtParked, "operational": r.publish, "settled": r.lookAtSettled,
+		// What was lost comes before what was put aside: they share the budget.
+		for _, part := range []struct {
+			name string
+			look func(context.Context, uint64, *Report) error
+		}{
+			{"events", r.lookAtEvents}, {"deliveries", r.lookAtDeliveries}, {"parked", r.lookAtParked}, {"operational", r.publish}, {"settled", r.lookAtSettled},
 		} {
-			if err := part(ctx, look, &report); err != nil && ctx.Err() == nil {
-				r.metrics.failures.WithLabelValues(name).Inc()
-				r.log.LogAttrs(ctx, slog.LevelWarn, "a look of the reconciler failed", slog.String("part", name), logging.Error(err))
+			if err := part.look(ctx, look, &report); err != nil && ctx.Err() == nil {
+				r.metrics.failures.WithLabelValues(part.name).Inc()
+				r.log.LogAttrs(ctx, slog.LevelWarn, "a look of the reconciler failed", slog.String("part", part.name), logging.Error(err))
 			}
 		}
 		r.mu.Lock()
@@ -494,21 +498,24 @@ func (r *Reconciler) lookAtParked(ctx context.Context, _ uint64, _ *Report) erro
 	return r.sendAttempts(ctx, taken)
 }
 
-// publish makes events of what happened to endpoints. One that payments-api refuses for what it says is closed, and seen in
-// the log: it would be refused for ever, and hold up the others.
+// publish makes events of what happened to endpoints. One that payments-api refuses for what it says is closed with the
+// refusal, counted and logged: it would be refused for ever, and hold up the others.
 func (r *Reconciler) publish(ctx context.Context, _ uint64, _ *Report) error {
 	waiting, err := r.ledger.Unpublished(ctx, publishAtOnce)
 	if err != nil {
 		return err
 	}
 	for _, each := range waiting {
+		refusal := ""
 		if err := r.publisher.Publish(ctx, each); err != nil {
 			if class := fault.ClassOf(err); class != fault.Invalid && class != fault.Conflict {
 				return fmt.Errorf("publishing an operational event: %w", err)
 			}
 			r.log.LogAttrs(ctx, slog.LevelError, "an operational event was refused", slog.String("operational_event_id", each.ID.String()), logging.Error(err))
+			r.metrics.refused.Inc()
+			refusal = err.Error()
 		}
-		if err := r.ledger.MarkPublished(ctx, each.ID); err != nil {
+		if err := r.ledger.MarkPublished(ctx, each.ID, refusal); err != nil {
 			return err
 		}
 	}

@@ -58,6 +58,7 @@ type world struct {
 	waiting  []event.Operational
 	refuses  map[uuid.UUID]error // what payments-api says about an operational event
 	said     []uuid.UUID
+	refusals map[uuid.UUID]string // as marked
 	registry *prometheus.Registry
 	*reconcile.Reconciler
 }
@@ -89,9 +90,13 @@ func (w *world) Unpublished(_ context.Context, limit int) ([]event.Operational, 
 }
 
 // MarkPublished implements the ledger.
-func (w *world) MarkPublished(_ context.Context, id uuid.UUID) error {
+func (w *world) MarkPublished(_ context.Context, id uuid.UUID, refusal string) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.refusals == nil {
+		w.refusals = map[uuid.UUID]string{}
+	}
+	w.refusals[id] = refusal
 	w.waiting = slices.DeleteFunc(w.waiting, func(e event.Operational) bool { return e.ID == id })
 	return nil
 }
@@ -672,6 +677,8 @@ func TestOperationalEventsArePublishedUntilTheyAreTaken(t *testing.T) {
 			require.Equal(t, []event.Operational{good}, w.waiting, "what is refused for what it says is closed, the rest waits")
 		})
 		require.InDelta(t, 1, counter(t, w, "hookline_reconciler_failures_total", "operational"), 0)
+		require.InDelta(t, 1, gauge(t, w, "hookline_operational_events_refused_total"), 0)
+		w.set(func() { require.Contains(t, w.refusals[bad.ID], "no such field") })
 		w.set(func() { delete(w.refuses, good.ID) })
 		pause(interval)
 		w.set(func() {

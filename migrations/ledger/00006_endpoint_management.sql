@@ -37,10 +37,13 @@ end
 $$;
 -- +goose StatementEnd
 
--- An endpoint is here from its first failure after a success to its next success.
+-- An endpoint is here from its first failure after a success to its next success. last_at is a failure of about now, to the
+-- hour: nothing is known of the time between two that are days apart. There is no reference to endpoints: outcomes of many
+-- endpoints are written together, and must not wait for, or fail with, the removal of one.
 create table delivery.failing_endpoints (
-    endpoint_id uuid        primary key references delivery.endpoints on delete cascade,
-    since       timestamptz not null default clock_timestamp()
+    endpoint_id uuid        primary key,
+    since       timestamptz not null default clock_timestamp(),
+    last_at     timestamptz not null default clock_timestamp()
 );
 
 -- An endpoint that is disabled by an answer, or by time, is the merchant's business: the event that says so is written
@@ -51,7 +54,8 @@ create table delivery.operational_events (
     event_type   text        not null,
     data         jsonb       not null,
     created_at   timestamptz not null default clock_timestamp(),
-    published_at timestamptz
+    published_at timestamptz,
+    refusal      text -- why payments-api will never take it: published_at is when it said so
 );
 create index operational_events_unpublished on delivery.operational_events (created_at) where published_at is null;
 
@@ -64,10 +68,6 @@ create table delivery.replays (
     deliveries   integer     not null
 );
 
--- What no timer holds: the drainer takes the parked of an endpoint in the order of their events, people look at the dead.
-create index deliveries_parked on delivery.deliveries (endpoint_id, event_id) where state = 'parked';
-create index deliveries_dead on delivery.deliveries (endpoint_id, event_id) where state = 'dead';
-
 -- Operational types reach an endpoint only when its filter names them: 'endpoint.disabled' or 'endpoint.*'.
 -- +goose StatementBegin
 create or replace function delivery.takes(filter text[], event_type text) returns boolean
@@ -78,7 +78,7 @@ as $$
 $$;
 -- +goose StatementEnd
 
-grant select, insert, delete on delivery.failing_endpoints to hookline_worker;
+grant select, insert, update, delete on delivery.failing_endpoints to hookline_worker;
 grant select, insert, update on delivery.operational_events to hookline_worker;
 grant update (enabled, disabled_at, disabled_reason) on delivery.endpoints to hookline_worker;
 
@@ -104,11 +104,10 @@ begin
 end
 $$;
 -- +goose StatementEnd
-drop index delivery.deliveries_dead;
-drop index delivery.deliveries_parked;
 drop table delivery.replays;
 drop table delivery.operational_events;
 drop table delivery.failing_endpoints;
+-- What is sealed stays so, and nobody signs with it: each endpoint then needs a new secret, and its URL and headers anew.
 alter table delivery.endpoint_secrets rename column sealed to secret;
 alter table delivery.endpoints
     drop constraint headers_sealed_with_names,
