@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/hookline/hookline/internal/delivery"
+	"github.com/hookline/hookline/internal/seal"
 	"github.com/hookline/hookline/internal/signing"
 )
 
@@ -102,6 +103,8 @@ type Standing struct {
 	State      delivery.State `json:"state"`
 	LastCause  delivery.Cause `json:"last_cause,omitempty"` // absent before the first attempt
 	Deliveries int64          `json:"deliveries"`
+	// AtLeast says that there may be more: counting stops at a bound.
+	AtLeast bool `json:"at_least,omitempty"`
 }
 
 // Row is an endpoint as it is stored.
@@ -111,6 +114,29 @@ type Row struct {
 	HeadersSealed *string
 	Revision      int64
 	Sealed        []SealedSecret // the live ones, the newest first
+}
+
+// keyIDs are those of the keys that something of the row is sealed with. The empty one stands for what is in clear, and
+// should not be: rows of before anything was sealed.
+func (r Row) keyIDs() map[string]bool {
+	out := map[string]bool{}
+	for _, each := range r.Sealed {
+		out[seal.KeyID(each.Sealed)] = true
+	}
+	for _, sealed := range []*string{r.URLSealed, r.HeadersSealed} {
+		if sealed != nil {
+			out[seal.KeyID(*sealed)] = true
+		}
+	}
+	if r.urlInClear() {
+		out[""] = true
+	}
+	return out
+}
+
+func (r Row) urlInClear() bool {
+	_, hides := withoutCredentials(r.URL)
+	return r.URLSealed == nil && hides
 }
 
 // SealedSecret is a signing secret as it is stored.

@@ -36,7 +36,8 @@ type store interface {
 	Replace(ctx context.Context, row Row) error
 	// Rotate adds a secret. Those before it expire after the overlap, or earlier where they would have.
 	Rotate(ctx context.Context, id uuid.UUID, secret SealedSecret, overlap time.Duration) error
-	Reseal(ctx context.Context, before, after SealedSecret) error
+	// Reseal replaces the text of an endpoint's secret where it is still the one before.
+	Reseal(ctx context.Context, id uuid.UUID, before, after SealedSecret) error
 	// DropExpired removes the secrets of all endpoints that have expired.
 	DropExpired(ctx context.Context) error
 	Disable(ctx context.Context, id uuid.UUID) error
@@ -117,7 +118,7 @@ func (m *Manager) same(row Row, spec Spec) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if len(row.Sealed) != 1 {
+	if len(row.Sealed) != 1 || row.keyIDs()[""] {
 		return false, nil
 	}
 	secret, err := Sealer{m.keys, row.ID}.OpenSecret(row.Sealed[0].Sealed)
@@ -230,12 +231,15 @@ func (m *Manager) shown(row Row) Endpoint {
 	for i := range row.Secrets {
 		row.Secrets[i].Kind = m.kind(row, i)
 	}
+	if row.urlInClear() {
+		row.URL, row.HasCredentials = withoutCredentials(row.URL)
+	}
 	return row.Endpoint
 }
 
 // kind is that of the row's i-th secret; empty where it cannot be opened here.
 func (m *Manager) kind(row Row, i int) signing.Kind {
-	opened, err := m.open(row.ID, row.Sealed[i].Sealed)
+	opened, err := Sealer{m.keys, row.ID}.OpenSecret(row.Sealed[i].Sealed)
 	if err != nil {
 		return ""
 	}
@@ -244,14 +248,6 @@ func (m *Manager) kind(row Row, i int) signing.Kind {
 		return ""
 	}
 	return secret.Kind()
-}
-
-// open opens a secret, also one of before secrets were sealed.
-func (m *Manager) open(id uuid.UUID, sealed string) (string, error) {
-	if _, err := signing.ParseSecret(sealed); err == nil {
-		return sealed, nil
-	}
-	return Sealer{m.keys, id}.OpenSecret(sealed)
 }
 
 // Standing returns how the deliveries of an endpoint stand that have not succeeded.
@@ -291,7 +287,8 @@ func (m *Manager) Update(ctx context.Context, id uuid.UUID, change Change) (Endp
 	checked.UnknownTypes = change.UnknownTypes || change.EventTypes == nil
 	checked.Wrong = change.Wrong
 	rules := m.rules
-	if change.URL == nil { // likewise; and where it leads is looked at with every attempt
+	rules.anyMerchant = true // likewise
+	if change.URL == nil {   // likewise; and where it leads is looked at with every attempt
 		rules.URL = func(context.Context, string) error { return nil }
 	}
 	if err := rules.check(ctx, checked); err != nil {
@@ -383,7 +380,7 @@ func (m *Manager) Recipient(ctx context.Context, id uuid.UUID) (delivery.Endpoin
 		Revision: row.Revision, Headers: spec.Headers,
 	}
 	for _, each := range row.Sealed {
-		value, err := m.open(id, each.Sealed)
+		value, err := Sealer{m.keys, id}.OpenSecret(each.Sealed)
 		if err != nil {
 			return delivery.Endpoint{}, err
 		}
@@ -394,7 +391,8 @@ func (m *Manager) Recipient(ctx context.Context, id uuid.UUID) (delivery.Endpoin
 
 // Reseal seals everything with the first key that is not yet, and returns how many endpoints that changed. When it has
 // returned, the other keys open nothing any more that was there when it began; KeysInUse says whether somebody sealed with
-// one of them meanwhile. It may be repeated, and cut short.
+// one of them meanwhile. It goes on past an endpoint that it cannot open, and fails with a *ResealError at the end. It may
+// be repeated, and cut short.
 func (m *Manager) Reseal(ctx context.Context, progress func(done, of int)) (int, error) {
 	if err := m.store.DropExpired(ctx); err != nil { // they are not worth sealing, and a key that is given up opens them
 		return 0, err
@@ -404,14 +402,11 @@ func (m *Manager) Reseal(ctx context.Context, progress func(done, of int)) (int,
 		return 0, err
 	}
 	changed := 0
+	var failed []*OpenError
 	for i, row := range rows {
-		did, err := m.reseal(ctx, row)
-		for attempt := 0; fault.ClassOf(err) == fault.Conflict && attempt < 3; attempt++ { // somebody changed it meanwhile
-			if row, err = m.store.Row(ctx, row.ID); err == nil {
-				var again bool
-				again, err = m.reseal(ctx, row)
-				did = did || again
-			}
+		did, err := m.resealAnyway(ctx, row)
+		if locked, ok := errors.AsType[*OpenError](err); ok {
+			failed, err = append(failed, locked), nil
 		}
 		if err != nil && fault.ClassOf(err) != fault.NotFound {
 			return changed, err
@@ -421,7 +416,46 @@ func (m *Manager) Reseal(ctx context.Context, progress func(done, of int)) (int,
 		}
 		progress(i+1, len(rows))
 	}
+	if len(failed) > 0 {
+		return changed, &ResealError{Failed: failed}
+	}
 	return changed, nil
+}
+
+// ResealError says which endpoints Reseal could not open. All the others are sealed with the first key.
+type ResealError struct {
+	Failed []*OpenError // one of each endpoint
+}
+
+// Error implements error.
+func (e *ResealError) Error() string {
+	return fmt.Sprintf("%d endpoints could not be opened, and are sealed as they were; keep every key until they can", len(e.Failed))
+}
+
+// Unwrap returns what failed.
+func (e *ResealError) Unwrap() []error {
+	out := make([]error, len(e.Failed))
+	for i, failed := range e.Failed {
+		out[i] = failed
+	}
+	return out
+}
+
+// resealAnyway tries again where somebody changed the endpoint meanwhile, or a lock of somebody else's was in the way.
+func (m *Manager) resealAnyway(ctx context.Context, row Row) (bool, error) {
+	id := row.ID
+	did, err := m.reseal(ctx, row)
+	for range 3 {
+		if class := fault.ClassOf(err); class != fault.Conflict && class != fault.Unavailable {
+			break
+		}
+		if row, err = m.store.Row(ctx, id); err == nil {
+			var again bool
+			again, err = m.reseal(ctx, row)
+			did = did || again
+		}
+	}
+	return did, err
 }
 
 func (m *Manager) reseal(ctx context.Context, row Row) (bool, error) {
@@ -434,7 +468,7 @@ func (m *Manager) reseal(ctx context.Context, row Row) (bool, error) {
 		if seal.KeyID(each.Sealed) == first {
 			continue
 		}
-		secret, err := m.open(row.ID, each.Sealed)
+		secret, err := Sealer{m.keys, row.ID}.OpenSecret(each.Sealed)
 		if err != nil {
 			return did, err
 		}
@@ -442,13 +476,13 @@ func (m *Manager) reseal(ctx context.Context, row Row) (bool, error) {
 		if err != nil {
 			return did, err
 		}
-		if err := m.store.Reseal(ctx, each, SealedSecret{ID: each.ID, Sealed: after}); err != nil {
+		if err := m.store.Reseal(ctx, row.ID, each, SealedSecret{ID: each.ID, Sealed: after}); err != nil {
 			return did, err
 		}
 		did = true
 	}
 	old := func(sealed *string) bool { return sealed != nil && seal.KeyID(*sealed) != first }
-	if !old(row.URLSealed) && !old(row.HeadersSealed) {
+	if !old(row.URLSealed) && !old(row.HeadersSealed) && !row.urlInClear() {
 		return did, nil
 	}
 	if did { // its secrets raised the revision
@@ -474,8 +508,8 @@ func (m *Manager) firstKey() (string, error) {
 	return ids[0], nil
 }
 
-// KeysInUse counts the endpoints that something of is sealed with each key, by its id. The empty id stands for secrets that
-// are not sealed yet.
+// KeysInUse counts the endpoints that something of is sealed with each key, by its id. The empty id stands for what is not
+// sealed yet.
 func (m *Manager) KeysInUse(ctx context.Context) (map[string]int, error) {
 	rows, err := m.store.Rows(ctx, "")
 	if err != nil {
@@ -483,16 +517,7 @@ func (m *Manager) KeysInUse(ctx context.Context) (map[string]int, error) {
 	}
 	counts := map[string]int{}
 	for _, row := range rows {
-		of := map[string]bool{}
-		for _, each := range row.Sealed {
-			of[seal.KeyID(each.Sealed)] = true
-		}
-		for _, sealed := range []*string{row.URLSealed, row.HeadersSealed} {
-			if sealed != nil {
-				of[seal.KeyID(*sealed)] = true
-			}
-		}
-		for id := range of {
+		for id := range row.keyIDs() {
 			counts[id]++
 		}
 	}

@@ -45,6 +45,25 @@ type interrupted struct {
 	*postgres.EndpointStore
 
 	afterRow, beforeReplace, afterRows func()
+
+	failing []error // of what Reseal and Row are asked next, one each
+}
+
+// fails is the next failure, if there is one.
+func (s *interrupted) fails() error {
+	if len(s.failing) == 0 {
+		return nil
+	}
+	err := s.failing[0]
+	s.failing = s.failing[1:]
+	return err
+}
+
+func (s *interrupted) Reseal(ctx context.Context, id uuid.UUID, before, after endpoint.SealedSecret) error {
+	if err := s.fails(); err != nil {
+		return err
+	}
+	return s.EndpointStore.Reseal(ctx, id, before, after)
 }
 
 func once(do *func()) {
@@ -55,6 +74,9 @@ func once(do *func()) {
 }
 
 func (s *interrupted) Row(ctx context.Context, id uuid.UUID) (endpoint.Row, error) {
+	if err := s.fails(); err != nil {
+		return endpoint.Row{}, err
+	}
 	row, err := s.EndpointStore.Row(ctx, id)
 	once(&s.afterRow)
 	return row, err
@@ -277,6 +299,19 @@ func TestWhatIsNotChangedIsNotRefused(t *testing.T) {
 	require.Equal(t, map[string]string{"url": "the list of what is allowed has changed", "event_types": "the catalogue has changed"}, invalid.Fields)
 }
 
+func TestAMerchantOfBeforeTheRuleKeepsItsEndpoints(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.New(t).Pool(t, "")
+	m := endpointtest.NewManager(t, pool)
+	id := add(t, m, shop())
+	_, err := pool.Exec(t.Context(), "update delivery.endpoints set merchant_id = 'Joe''s T-shirts'")
+	require.NoError(t, err)
+	description := "still there"
+	updated, err := m.Update(t.Context(), id, endpoint.Change{Description: &description})
+	require.NoError(t, err)
+	require.Equal(t, "Joe's T-shirts", updated.MerchantID)
+}
+
 func TestAnUpdateThatSomebodyElseOvertookIsAConflict(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.New(t).Pool(t, "")
@@ -311,7 +346,7 @@ func TestEveryFieldThatIsWrongIsNamed(t *testing.T) {
 	}
 	_, _, err := m.Add(t.Context(), bad)
 	require.Equal(t, map[string]string{
-		"merchant_id": "want 1 to 255 bytes", "url": "not that one", "description": "want at most 1000 bytes", "event_types": "not that one",
+		"merchant_id": "want 1 to 64 characters of A-Z, a-z, 0-9, dot, dash and underscore", "url": "not that one", "description": "want at most 1000 bytes", "event_types": "not that one",
 		"headers": "not that one", "ordering": "want parallel or object", "timeout": "want 1s to 30s",
 		"secret": "want whsec_ and the base64 of 24 to 64 bytes", "secret_kind": "want hmac or ed25519", "retry_schedule": "is none",
 	}, fieldsOf(t, err))
@@ -351,8 +386,10 @@ func TestBoundsOfAnEndpoint(t *testing.T) {
 		alter func(s *endpoint.Spec)
 		wrong string // the field; empty is right
 	}{
-		"the longest merchant":     {func(s *endpoint.Spec) { s.MerchantID = strings.Repeat("m", 255) }, ""},
-		"a longer merchant":        {func(s *endpoint.Spec) { s.MerchantID = strings.Repeat("m", 256) }, "merchant_id"},
+		"the longest merchant":     {func(s *endpoint.Spec) { s.MerchantID = strings.Repeat("m", 64) }, ""},
+		"a longer merchant":        {func(s *endpoint.Spec) { s.MerchantID = strings.Repeat("m", 65) }, "merchant_id"},
+		"every kind of character":  {func(s *endpoint.Spec) { s.MerchantID = "Joe.-_9" }, ""},
+		"another character":        {func(s *endpoint.Spec) { s.MerchantID = "joe's" }, "merchant_id"},
 		"the longest URL":          {func(s *endpoint.Spec) { s.URL = "https://shop.example/" + strings.Repeat("x", 2048-21) }, ""},
 		"a longer URL":             {func(s *endpoint.Spec) { s.URL = "https://shop.example/" + strings.Repeat("x", 2048-20) }, "url"},
 		"a relative URL":           {func(s *endpoint.Spec) { s.URL = "/hooks" }, "url"},
@@ -464,6 +501,119 @@ func TestWhatIsWrongWithARotationIsNamed(t *testing.T) {
 	require.Contains(t, fieldsOf(t, err), "overlap")
 	_, err = m.RotateSecret(t.Context(), uuid.New(), "", "", 0)
 	require.Equal(t, fault.NotFound, fault.ClassOf(err))
+}
+
+// inClear makes an endpoint one of before anything was sealed.
+func inClear(t *testing.T, pool *pgxpool.Pool, id uuid.UUID, url, secret string) {
+	t.Helper()
+	_, err := pool.Exec(t.Context(), "update delivery.endpoints set url = $2, url_sealed = null where id = $1", [16]byte(id), url)
+	require.NoError(t, err)
+	_, err = pool.Exec(t.Context(), "update delivery.endpoint_secrets set sealed = $2 where endpoint_id = $1", [16]byte(id), secret)
+	require.NoError(t, err)
+}
+
+func TestWhatIsInClearIsHiddenAndUsedUntilItIsSealed(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.New(t).Pool(t, "")
+	m := endpointtest.NewManager(t, pool)
+	const url = "https://jane:s3cr3t-pass@shop.example/hooks?token=t0k3n"
+	for _, sealing := range []func(id uuid.UUID) error{
+		func(uuid.UUID) error {
+			changed, err := m.Reseal(t.Context(), func(int, int) {})
+			require.Equal(t, 1, changed)
+			return err
+		},
+		func(id uuid.UUID) error {
+			return m.Put(t.Context(), id, endpoint.Spec{MerchantID: "m", URL: url, Secret: endpointtest.Secret})
+		},
+	} {
+		id := add(t, m, endpoint.Spec{MerchantID: "m", URL: "https://shop.example/"})
+		inClear(t, pool, id, url, endpointtest.Secret)
+		used, err := m.KeysInUse(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, 1, used[""])
+		sealed := used["test"]
+		look := func() {
+			shown, err := m.Get(t.Context(), id)
+			require.NoError(t, err)
+			require.Equal(t, "https://shop.example/hooks", shown.URL)
+			require.True(t, shown.HasCredentials)
+			got, err := m.Recipient(t.Context(), id)
+			require.NoError(t, err)
+			require.Equal(t, url, got.URL)
+			require.Equal(t, endpointtest.Secret, got.Secrets[0].Value)
+		}
+		look()
+		require.NoError(t, sealing(id))
+		look()
+		used, err = m.KeysInUse(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, map[string]int{"test": sealed + 1}, used)
+		var stored string
+		require.NoError(t, pool.QueryRow(t.Context(), "select url from delivery.endpoints where id = $1", [16]byte(id)).Scan(&stored))
+		require.Equal(t, "https://shop.example/hooks", stored)
+	}
+
+	// A URL alone may be in clear, too.
+	id := add(t, m, endpoint.Spec{MerchantID: "m", URL: "https://shop.example/"})
+	_, err := pool.Exec(t.Context(), "update delivery.endpoints set url = $2 where id = $1", [16]byte(id), url)
+	require.NoError(t, err)
+	used, err := m.KeysInUse(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, map[string]int{"test": 3, "": 1}, used)
+}
+
+func TestAResealGoesOnPastWhatItCannotOpenAndNamesIt(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.New(t).Pool(t, "")
+	old, fresh := seal.NewKey("old"), seal.NewKey("fresh")
+	before := manager(pool, ring(t, old))
+	var ids []uuid.UUID
+	for range 4 {
+		ids = append(ids, add(t, before, shop()))
+	}
+	_, err := pool.Exec(t.Context(), "update delivery.endpoint_secrets set sealed = 'old.Y2hhbmdlZA' where endpoint_id = $1", [16]byte(ids[0]))
+	require.NoError(t, err)
+	_, err = pool.Exec(t.Context(), "update delivery.endpoints set headers_sealed = 'old.Y2hhbmdlZA' where id = $1", [16]byte(ids[2]))
+	require.NoError(t, err)
+
+	done := 0
+	changed, err := manager(pool, ring(t, fresh, old)).Reseal(t.Context(), func(n, _ int) { done = n })
+	failed, ok := errors.AsType[*endpoint.ResealError](err)
+	require.True(t, ok, err)
+	require.Len(t, failed.Failed, 2)
+	for i, id := range []uuid.UUID{ids[0], ids[2]} {
+		require.Equal(t, id, failed.Failed[i].ID)
+		require.Equal(t, "old", failed.Failed[i].KeyID)
+		require.NotContains(t, failed.Failed[i].Error(), "Y2hhbmdlZA")
+	}
+	require.ErrorContains(t, err, "2 endpoints could not be opened")
+	require.Equal(t, 4, done)
+	require.Equal(t, 3, changed, "the secret of the one whose headers cannot be opened is sealed anew")
+	alone := manager(pool, ring(t, fresh))
+	for _, id := range []uuid.UUID{ids[1], ids[3]} {
+		_, err := alone.Recipient(t.Context(), id)
+		require.NoError(t, err)
+	}
+}
+
+func TestAResealTriesAgainWhereALockWasInTheWay(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.New(t).Pool(t, "")
+	old, fresh := seal.NewKey("old"), seal.NewKey("fresh")
+	add(t, manager(pool, ring(t, old)), shop())
+	away := fault.New(fault.Unavailable, "a deadlock")
+	store := &interrupted{EndpointStore: postgres.NewEndpointStore(pool), failing: []error{away, away, away}}
+	m := endpoint.NewManager(store, ring(t, fresh, old), endpointtest.Rules())
+	changed, err := m.Reseal(t.Context(), func(int, int) {})
+	require.NoError(t, err)
+	require.Equal(t, 1, changed)
+	require.Empty(t, store.failing)
+
+	store.failing = []error{away, away, away, away}
+	changed, err = endpoint.NewManager(store, ring(t, old, fresh), endpointtest.Rules()).Reseal(t.Context(), func(int, int) {})
+	require.Equal(t, fault.Unavailable, fault.ClassOf(err), "not for ever")
+	require.Zero(t, changed)
 }
 
 func TestAfterAResealTheNewKeyAloneOpensEverything(t *testing.T) {

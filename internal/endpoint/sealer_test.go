@@ -1,6 +1,7 @@
 package endpoint_test
 
 import (
+	"errors"
 	"net/url"
 	"testing"
 
@@ -36,6 +37,24 @@ func TestWhatIsSealedOpensInItsPlaceOnly(t *testing.T) {
 		"a URL as a secret": func() error { _, err := mine.OpenSecret(*whole); return err },
 	} {
 		require.ErrorContains(t, open(), "it was changed, or belongs elsewhere", name)
+	}
+}
+
+func TestASecretOfBeforeSealingIsOpenedAsItIs(t *testing.T) {
+	t.Parallel()
+	sealer := endpoint.Sealer{Keys: endpointtest.Keys(t), ID: uuid.New()}
+	opened, err := sealer.OpenSecret(endpointtest.Secret)
+	require.NoError(t, err)
+	require.Equal(t, endpointtest.Secret, opened)
+
+	for text, keyID := range map[string]string{"whsec_c2hvcnQ=": "", "hunter2": "", "lost.hunter2": "lost"} {
+		_, err := sealer.OpenSecret(text)
+		failed, ok := errors.AsType[*endpoint.OpenError](err)
+		require.True(t, ok, err)
+		require.Equal(t, []any{sealer.ID, "secret", keyID}, []any{failed.ID, failed.What, failed.KeyID})
+		require.ErrorContains(t, err, sealer.ID.String())
+		require.NotContains(t, err.Error(), "c2hvcnQ")
+		require.NotContains(t, err.Error(), "hunter2")
 	}
 }
 

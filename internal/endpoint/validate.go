@@ -10,12 +10,12 @@ import (
 	"time"
 
 	"github.com/hookline/hookline/internal/fault"
+	"github.com/hookline/hookline/internal/payment"
 	"github.com/hookline/hookline/internal/signing"
 )
 
 // Bounds of an endpoint.
 const (
-	maxMerchantIDBytes  = 255
 	maxURLBytes         = 2048
 	maxDescriptionBytes = 1000
 	maxEventTypes       = 50
@@ -30,6 +30,8 @@ type Rules struct {
 	URL    func(ctx context.Context, url string) error // where webhooks may go
 	Filter func(filter string) error                   // which event types there are
 	Header func(name, value string) error              // which headers may be sent
+
+	anyMerchant bool // the merchant's id is that of an endpoint that is there, and stays
 }
 
 // check names every part of the spec that is wrong, by the name of its field.
@@ -38,8 +40,8 @@ func (r Rules) check(ctx context.Context, s Spec) error {
 	if problems == nil {
 		problems = map[string]string{}
 	}
-	if s.MerchantID == "" || len(s.MerchantID) > maxMerchantIDBytes {
-		problems["merchant_id"] = fmt.Sprintf("want 1 to %d bytes", maxMerchantIDBytes)
+	if !r.anyMerchant && !payment.ValidMerchantID(s.MerchantID) { // no event could be of such a merchant
+		problems["merchant_id"] = fmt.Sprintf("want 1 to %d characters of A-Z, a-z, 0-9, dot, dash and underscore", payment.MaxMerchantIDLength)
 	}
 	if problem := r.checkURL(ctx, s.URL); problem != "" {
 		problems["url"] = problem

@@ -185,19 +185,39 @@ func (s *EndpointStore) Rotate(ctx context.Context, id uuid.UUID, secret endpoin
 
 // DropExpired removes the secrets of all endpoints that have expired. Nobody reads them any more.
 func (s *EndpointStore) DropExpired(ctx context.Context) error {
-	if _, err := s.pool.Exec(ctx, "delete from delivery.endpoint_secrets where expires_at <= clock_timestamp()"); err != nil {
-		return classify("removing expired secrets", err)
+	rows, err := s.pool.Query(ctx, "select distinct endpoint_id from delivery.endpoint_secrets where expires_at <= clock_timestamp()")
+	if err != nil {
+		return classify("looking for expired secrets", err)
+	}
+	ids, err := pgx.CollectRows(rows, pgx.RowTo[[16]byte])
+	if err != nil {
+		return classify("looking for expired secrets", err)
+	}
+	for _, id := range ids { // one lock at a time
+		err := s.transact(ctx, "removing expired secrets", func(tx pgx.Tx) error {
+			if err := lockEndpoint(ctx, tx, id); err != nil {
+				return err
+			}
+			_, err := tx.Exec(ctx, dropExpiredSecrets, id)
+			return err
+		})
+		if err != nil && fault.ClassOf(err) != fault.NotFound {
+			return err
+		}
 	}
 	return nil
 }
 
-// Reseal replaces the text of a secret where it is still the one before. One that is gone is no error.
-func (s *EndpointStore) Reseal(ctx context.Context, before, after endpoint.SealedSecret) error {
-	_, err := s.pool.Exec(ctx, "update delivery.endpoint_secrets set sealed = $3 where id = $1 and sealed = $2", [16]byte(before.ID), before.Sealed, after.Sealed)
-	if err != nil {
-		return classify("sealing a secret anew", err)
-	}
-	return nil
+// Reseal replaces the text of an endpoint's secret where it is still the one before. A secret that is gone is no error.
+func (s *EndpointStore) Reseal(ctx context.Context, id uuid.UUID, before, after endpoint.SealedSecret) error {
+	return s.transact(ctx, "sealing a secret anew", func(tx pgx.Tx) error {
+		if err := lockEndpoint(ctx, tx, id); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, "update delivery.endpoint_secrets set sealed = $4 where endpoint_id = $1 and id = $2 and sealed = $3",
+			[16]byte(id), [16]byte(before.ID), before.Sealed, after.Sealed)
+		return err
+	})
 }
 
 // Disable disables an endpoint; one that is disabled already stays so for its reason.
@@ -222,7 +242,7 @@ update delivery.deliveries set state = 'dead', last_cause = $2, ended_at = clock
 func (s *EndpointStore) Enable(ctx context.Context, id uuid.UUID, drop bool) (int64, error) {
 	var parked int64
 	err := s.transact(ctx, "enabling an endpoint", func(tx pgx.Tx) error {
-		if err := lockEndpoint(ctx, tx, id); err != nil {
+		if err := lockWithFailing(ctx, tx, id); err != nil {
 			return err
 		}
 		if drop {
@@ -232,9 +252,6 @@ func (s *EndpointStore) Enable(ctx context.Context, id uuid.UUID, drop bool) (in
 			}
 			parked = tag.RowsAffected()
 		} else if err := tx.QueryRow(ctx, "select count(*) from delivery.deliveries where endpoint_id = $1 and state = 'parked'", [16]byte(id)).Scan(&parked); err != nil {
-			return err
-		}
-		if _, err := tx.Exec(ctx, "delete from delivery.failing_endpoints where endpoint_id = $1", [16]byte(id)); err != nil {
 			return err
 		}
 		_, err := tx.Exec(ctx, "update delivery.endpoints set enabled = true where id = $1 and not enabled", [16]byte(id))
@@ -248,7 +265,7 @@ func (s *EndpointStore) Enable(ctx context.Context, id uuid.UUID, drop bool) (in
 func (s *EndpointStore) Remove(ctx context.Context, id uuid.UUID) (int64, error) {
 	var parked int64
 	err := s.transact(ctx, "removing an endpoint", func(tx pgx.Tx) error {
-		if err := lockEndpoint(ctx, tx, id); err != nil {
+		if err := lockWithFailing(ctx, tx, id); err != nil {
 			return err
 		}
 		tag, err := tx.Exec(ctx, endParked, [16]byte(id), string(delivery.CauseNoEndpoint))
@@ -266,17 +283,35 @@ func (s *EndpointStore) Remove(ctx context.Context, id uuid.UUID) (int64, error)
 	return parked, err
 }
 
-// Each part reads through an index of what is open, or dead. In an endpoint's life that is little.
-const standing = `
-select state, cause, count(*) from (
-    select state, coalesce(last_cause, '') as cause from delivery.deliveries where endpoint_id = $1 and state in ('pending', 'retrying')
-    union all select state, coalesce(last_cause, '') from delivery.deliveries where endpoint_id = $1 and state = 'parked'
-    union all select state, coalesce(last_cause, '') from delivery.deliveries where endpoint_id = $1 and state = 'dead') d
- group by state, cause order by state, count(*) desc, cause`
+// maxCounted bounds what Standing looks at of the ledger's open deliveries, of the endpoint's parked, and of its dead ones.
+const maxCounted = 10_000
 
-// Standing counts the deliveries of an endpoint that are open or dead.
+// Each part reads one of the partial indexes, and no further than the bound. The one of open deliveries is by time: it holds
+// every endpoint's, so that the count of one endpoint's is a bound, too, where there are more. Then there is a row of it, be
+// it of none.
+const standing = `
+with due as materialized (
+    select endpoint_id, state, last_cause from delivery.deliveries where state in ('pending', 'retrying') order by next_attempt_at limit $2
+), own as (
+    select state, last_cause from due where endpoint_id = $1
+), parked as materialized (
+    select state, last_cause from delivery.deliveries where endpoint_id = $1 and state = 'parked' order by event_id limit $2
+), dead as materialized (
+    select state, last_cause from delivery.deliveries where endpoint_id = $1 and state = 'dead' order by event_id limit $2
+)
+select state, coalesce(last_cause, '') as cause, count(*) as deliveries, (select count(*) from due) >= $2 from own group by state, cause
+union all
+select 'pending', '', 0, true where not exists (select from own) and (select count(*) from due) >= $2
+union all
+select state, coalesce(last_cause, '') as cause, count(*), (select count(*) from parked) >= $2 from parked group by state, cause
+union all
+select state, coalesce(last_cause, '') as cause, count(*), (select count(*) from dead) >= $2 from dead group by state, cause
+ order by state, deliveries desc, cause`
+
+// Standing counts the deliveries of an endpoint that are open or dead: those among the 10,000 of the ledger that are due
+// first, and 10,000 parked and 10,000 dead ones.
 func (s *EndpointStore) Standing(ctx context.Context, id uuid.UUID) ([]endpoint.Standing, error) {
-	rows, err := s.pool.Query(ctx, standing, [16]byte(id))
+	rows, err := s.pool.Query(ctx, standing, [16]byte(id), maxCounted)
 	if err != nil {
 		return nil, classify("counting an endpoint's deliveries", err)
 	}
@@ -287,6 +322,16 @@ func (s *EndpointStore) Standing(ctx context.Context, id uuid.UUID) ([]endpoint.
 	return out, nil
 }
 
+// lockWithFailing forgets since when the endpoint fails, and locks it. Who takes several of them locks in the order of the
+// statement that records outcomes, so that none waits for the other: what is failing, endpoints, and then their deliveries.
+func lockWithFailing(ctx context.Context, tx pgx.Tx, id uuid.UUID) error {
+	if _, err := tx.Exec(ctx, "delete from delivery.failing_endpoints where endpoint_id = $1", [16]byte(id)); err != nil {
+		return err
+	}
+	return lockEndpoint(ctx, tx, id)
+}
+
+// lockEndpoint comes before anything is done to its secrets: their trigger changes the endpoint.
 func lockEndpoint(ctx context.Context, tx pgx.Tx, id uuid.UUID) error {
 	tag, err := tx.Exec(ctx, "select from delivery.endpoints where id = $1 for update", [16]byte(id))
 	if err == nil && tag.RowsAffected() == 0 {

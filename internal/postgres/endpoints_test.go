@@ -1,12 +1,14 @@
 package postgres_test
 
 import (
+	"context"
 	"errors"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/hookline/hookline/internal/delivery"
@@ -69,6 +71,7 @@ func TestWhatIsNotThereIsNotFound(t *testing.T) {
 	for name, do := range map[string]func() error{
 		"row":     func() error { _, err := store.Row(ctx, id); return err },
 		"rotate":  func() error { return store.Rotate(ctx, id, endpoint.SealedSecret{ID: uuid.New(), Sealed: "k.s"}, 0) },
+		"reseal":  func() error { return store.Reseal(ctx, id, endpoint.SealedSecret{}, endpoint.SealedSecret{}) },
 		"disable": func() error { return store.Disable(ctx, id) },
 		"enable":  func() error { _, err := store.Enable(ctx, id, false); return err },
 		"remove":  func() error { _, err := store.Remove(ctx, id); return err },
@@ -77,7 +80,9 @@ func TestWhatIsNotThereIsNotFound(t *testing.T) {
 		require.Equal(t, fault.NotFound, fault.ClassOf(err), name)
 		require.EqualError(t, err, "there is no endpoint "+id.String(), name)
 	}
-	require.NoError(t, store.Reseal(ctx, endpoint.SealedSecret{ID: id, Sealed: "k.s"}, endpoint.SealedSecret{ID: id, Sealed: "l.s"}), "a secret that is gone needs no seal")
+	row := storedRow("m")
+	require.NoError(t, store.Insert(ctx, row))
+	require.NoError(t, store.Reseal(ctx, row.ID, endpoint.SealedSecret{ID: id, Sealed: "k.s"}, endpoint.SealedSecret{ID: id, Sealed: "l.s"}), "a secret that is gone needs no seal")
 }
 
 func TestAMerchantHasAHundredEndpointsAtMost(t *testing.T) {
@@ -126,7 +131,7 @@ func TestReplaceWritesOnlyOverTheRevisionThatWasRead(t *testing.T) {
 			return store.Rotate(ctx, row.ID, endpoint.SealedSecret{ID: uuid.New(), Sealed: "k1.new"}, time.Hour)
 		},
 		"a new seal": func() error {
-			return store.Reseal(ctx, row.Sealed[0], endpoint.SealedSecret{ID: row.Sealed[0].ID, Sealed: "k2.secret"})
+			return store.Reseal(ctx, row.ID, row.Sealed[0], endpoint.SealedSecret{ID: row.Sealed[0].ID, Sealed: "k2.secret"})
 		},
 		"its being disabled": func() error { return store.Disable(ctx, row.ID) },
 	} {
@@ -148,8 +153,8 @@ func TestResealLosesNoSecretToOneThatWasFaster(t *testing.T) {
 	to := func(sealed string) endpoint.SealedSecret {
 		return endpoint.SealedSecret{ID: row.Sealed[0].ID, Sealed: sealed}
 	}
-	require.NoError(t, store.Reseal(ctx, row.Sealed[0], to("k2.secret")))
-	require.NoError(t, store.Reseal(ctx, row.Sealed[0], to("k3.secret")), "it read k1")
+	require.NoError(t, store.Reseal(ctx, row.ID, row.Sealed[0], to("k2.secret")))
+	require.NoError(t, store.Reseal(ctx, row.ID, row.Sealed[0], to("k3.secret")), "it read k1")
 	got, err := store.Row(ctx, row.ID)
 	require.NoError(t, err)
 	require.Equal(t, []endpoint.SealedSecret{to("k2.secret")}, got.Sealed)
@@ -213,6 +218,129 @@ func TestStandingCountsWhatHasNotSucceeded(t *testing.T) {
 	require.Empty(t, none)
 }
 
+func TestStandingIsBoundedByWhatItLooksAt(t *testing.T) {
+	t.Parallel()
+	b := newBooks(t)
+	ctx := t.Context()
+	store := postgres.NewEndpointStore(b.all)
+	id, other := b.endpoint(t, "m"), b.endpoint(t, "n")
+	fill := func(of uuid.UUID, state string, n int, first string) {
+		_, err := b.all.Exec(ctx, `insert into delivery.deliveries (event_id, endpoint_id, epoch, merchant_id, state, next_attempt_at, ended_at)
+			select gen_random_uuid(), $1, 1, 'm', $2, $4::timestamptz + i * interval '1 millisecond', case $2 when 'dead' then clock_timestamp() end
+			  from generate_series(1, $3::int) i`, [16]byte(of), state, n, first)
+		require.NoError(t, err)
+	}
+	standing := func() []endpoint.Standing {
+		got, err := store.Standing(ctx, id)
+		require.NoError(t, err)
+		return got
+	}
+	fill(id, "pending", 3, "2026-01-02")
+	fill(other, "retrying", 9996, "2026-01-01")
+	fill(id, "parked", 9999, "2026-01-01")
+	require.Equal(t, []endpoint.Standing{{State: delivery.Parked, Deliveries: 9999}, {State: delivery.Pending, Deliveries: 3}}, standing())
+
+	fill(other, "retrying", 1, "2026-01-03")
+	fill(id, "parked", 2, "2026-01-01")
+	fill(id, "dead", 10_001, "2026-01-01")
+	require.Equal(t, []endpoint.Standing{
+		{State: delivery.Dead, Deliveries: 10_000, AtLeast: true},
+		{State: delivery.Parked, Deliveries: 10_000, AtLeast: true},
+		{State: delivery.Pending, Deliveries: 3, AtLeast: true},
+	}, standing())
+
+	fill(other, "retrying", 9999, "2026-01-01")
+	require.Contains(t, standing(), endpoint.Standing{State: delivery.Pending, AtLeast: true}, "none of it is among those that are due first")
+}
+
+// blocked waits until somebody waits for a lock in the test's database.
+func blocked(t *testing.T, b books) {
+	t.Helper()
+	require.EventuallyWithT(t, func(c *assert.CollectT) {
+		var waiting int
+		err := b.all.QueryRow(t.Context(), "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'").Scan(&waiting)
+		require.NoError(c, err)
+		require.Equal(c, 1, waiting)
+	}, 10*time.Second, 5*time.Millisecond)
+}
+
+// Each is held up at the first lock that it takes. Who holds that takes the others meanwhile, in the order of the statement
+// that records outcomes, or of a rotation. A lock too early would be a deadlock.
+func TestLocksAreTakenInOneOrder(t *testing.T) {
+	t.Parallel()
+	const (
+		failing    = "select from delivery.failing_endpoints where endpoint_id = $1 for no key update"
+		ofEndpoint = "select from delivery.endpoints where id = $1 for update"
+		secrets    = "select from delivery.endpoint_secrets where endpoint_id = $1 for update"
+		parked     = "select from delivery.deliveries where endpoint_id = $1 for update"
+	)
+	inOrder := []string{failing, ofEndpoint, parked}
+	for name, c := range map[string]struct {
+		do    func(s *postgres.EndpointStore, row endpoint.Row) error
+		locks []string
+	}{
+		"enable": {func(s *postgres.EndpointStore, row endpoint.Row) error {
+			_, err := s.Enable(t.Context(), row.ID, false)
+			return err
+		}, inOrder},
+		"drop": {func(s *postgres.EndpointStore, row endpoint.Row) error {
+			_, err := s.Enable(t.Context(), row.ID, true)
+			return err
+		}, inOrder},
+		"remove": {func(s *postgres.EndpointStore, row endpoint.Row) error {
+			_, err := s.Remove(t.Context(), row.ID)
+			return err
+		}, append(inOrder, secrets)},
+		"expired": {func(s *postgres.EndpointStore, _ endpoint.Row) error { return s.DropExpired(t.Context()) }, []string{ofEndpoint, secrets}},
+		"reseal": {func(s *postgres.EndpointStore, row endpoint.Row) error {
+			return s.Reseal(t.Context(), row.ID, row.Sealed[0], row.Sealed[0])
+		}, []string{ofEndpoint, secrets}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBooks(t)
+			ctx := t.Context()
+			store := postgres.NewEndpointStore(b.all)
+			id := b.endpoint(t, "m")
+			row, err := store.Row(ctx, id)
+			require.NoError(t, err)
+			for _, statement := range []string{
+				"insert into delivery.endpoint_secrets (endpoint_id, sealed, expires_at) values ($1, 'k.s', clock_timestamp())",
+				"update delivery.endpoints set enabled = false where id = $1",
+				"insert into delivery.failing_endpoints (endpoint_id) values ($1)",
+			} {
+				_, err := b.all.Exec(ctx, statement, [16]byte(id))
+				require.NoError(t, err)
+			}
+			_, _, err = b.Plan(ctx, "inv", route, refs("m", 2))
+			require.NoError(t, err)
+
+			tx, err := b.all.Begin(ctx)
+			require.NoError(t, err)
+			defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+			lock := func(statement string) {
+				tag, err := tx.Exec(ctx, statement, [16]byte(id))
+				require.NoError(t, err)
+				require.NotZero(t, tag.RowsAffected(), statement)
+			}
+			lock(c.locks[0])
+			done := make(chan error, 1)
+			go func() { done <- c.do(store, row) }()
+			blocked(t, b)
+			for _, statement := range c.locks[1:] {
+				lock(statement)
+			}
+			require.NoError(t, tx.Commit(ctx))
+			require.NoError(t, <-done)
+			if c.locks[0] == failing {
+				var left int
+				require.NoError(t, b.all.QueryRow(ctx, "select count(*) from delivery.failing_endpoints").Scan(&left))
+				require.Zero(t, left)
+			}
+		})
+	}
+}
+
 func TestTheWorkerCannotWriteEndpointsOrTheirSecrets(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
@@ -220,13 +348,16 @@ func TestTheWorkerCannotWriteEndpointsOrTheirSecrets(t *testing.T) {
 	id := endpointtest.Add(t, all, "m", nil)
 	store := postgres.NewEndpointStore(worker)
 	ctx := t.Context()
+	const expired = `insert into delivery.endpoint_secrets (endpoint_id, sealed, expires_at) values ($1, 'k.s', clock_timestamp())`
+	_, err := all.Exec(ctx, expired, [16]byte(id))
+	require.NoError(t, err)
 	row, err := store.Row(ctx, id)
 	require.NoError(t, err)
 	for name, do := range map[string]func() error{
 		"insert":       func() error { return store.Insert(ctx, storedRow("m")) },
 		"replace":      func() error { return store.Replace(ctx, row) },
 		"rotate":       func() error { return store.Rotate(ctx, id, endpoint.SealedSecret{ID: uuid.New(), Sealed: "k.s"}, 0) },
-		"reseal":       func() error { return store.Reseal(ctx, row.Sealed[0], row.Sealed[0]) },
+		"reseal":       func() error { return store.Reseal(ctx, id, row.Sealed[0], row.Sealed[0]) },
 		"drop expired": func() error { return store.DropExpired(ctx) },
 		"remove":       func() error { _, err := store.Remove(ctx, id); return err },
 		"another's URL": func() error {
