@@ -133,6 +133,9 @@ func printEndpoint(stdout io.Writer, e endpoint.Endpoint, stand []tallied) error
 	line("changed", "%s", e.UpdatedAt.Format(time.RFC3339))
 	for _, each := range stand {
 		text := fmt.Sprintf("%d %s", each.Deliveries, each.State)
+		if each.AtLeast {
+			text = "at least " + text
+		}
 		if each.LastCause != "" {
 			text += fmt.Sprintf(", %s: %s", each.LastCause, whatToDo(each.Explanation))
 		}

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -205,7 +207,7 @@ func TestEveryWrongFlagOfAnEndpointIsNamed(t *testing.T) {
 	got := hookline(t, append([]string{"endpoints", "add", "--merchant", strings.Repeat("m", 256), "--secret", "hunter2"}, wrong...)...)
 	require.Equal(t, exitUsage, got.code)
 	require.Equal(t, 1, strings.Count(got.stderr, "\n"), got.stderr)
-	for _, each := range append(want, "--merchant: want 1 to 255 bytes", "--secret: a signing secret starts with whsec_ or whsk_") {
+	for _, each := range append(want, "--merchant: want 1 to 64 characters of A-Z, a-z, 0-9, dot, dash and underscore", "--secret: a signing secret starts with whsec_ or whsk_") {
 		require.Contains(t, got.stderr, each)
 	}
 	require.NotContains(t, got.stderr, "s3cret")
@@ -235,6 +237,76 @@ func TestEveryWrongFlagOfAnEndpointIsNamed(t *testing.T) {
 		require.Equal(t, exitFailed, got.code, verb)
 		require.Contains(t, got.stderr, "there is no endpoint", verb)
 	}
+}
+
+// stdin makes text the standard input of a test that runs alone.
+func stdin(t *testing.T, text string) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "stdin")
+	require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
+	opened, err := os.Open(file)
+	require.NoError(t, err)
+	before := os.Stdin
+	os.Stdin = opened
+	t.Cleanup(func() {
+		os.Stdin = before
+		opened.Close()
+	})
+}
+
+func TestWhatIsSecretNeedNotBeOnTheCommandLine(t *testing.T) {
+	outside(t)
+	secret, err := signing.NewSecret(signing.HMAC)
+	require.NoError(t, err)
+	headers := filepath.Join(t.TempDir(), "headers")
+	require.NoError(t, os.WriteFile(headers, []byte("X-Api-Key: k3y\r\n\nX-Team: c"), 0o600))
+	add := []string{"endpoints", "add", "--merchant", "m"}
+	stdin(t, secret+"\nanother line")
+	added := did[shownEndpoint](t, append(add, "--url", "http://127.0.0.1:9/", "--secret", "-", "--header", "@"+headers, "--header", "X-Other: d")...)
+	require.Equal(t, secret, added.Secret)
+	id := added.ID.String()
+	opened, err := openEndpoints(t.Context(), "")
+	require.NoError(t, err)
+	defer opened.Close()
+	recipient := func() delivery.Endpoint {
+		to, err := opened.Recipient(t.Context(), added.ID)
+		require.NoError(t, err)
+		return to
+	}
+	require.Equal(t, map[string]string{"X-Api-Key": "k3y", "X-Team": "c", "X-Other": "d"}, recipient().Headers)
+
+	stdin(t, "http://jane:pw@127.0.0.1:9/?t=1") // without the end of the line
+	did[shownEndpoint](t, "endpoints", "update", id, "--url", "-")
+	require.Equal(t, "http://jane:pw@127.0.0.1:9/?t=1", recipient().URL)
+	next, err := signing.NewSecret(signing.HMAC)
+	require.NoError(t, err)
+	stdin(t, next+"\n")
+	require.Equal(t, next, did[shownEndpoint](t, "endpoints", "rotate-secret", id, "--secret", "-", "--overlap", "0").Secret)
+	require.Equal(t, []delivery.Secret{{Value: next}}, recipient().Secrets)
+
+	for want, args := range map[string][]string{
+		"--secret: standard input begins with an empty line":                                    append(add, "--url", "http://127.0.0.1:9/", "--secret", "-"),
+		"--secret and --url: only one can be read from standard input":                          append(add, "--url", "-", "--secret", "-"),
+		"--header: open " + headers + "s: no such file or directory":                            {"endpoints", "update", id, "--header", "@" + headers + "s"},
+		"--url: standard input begins with an empty line":                                       {"endpoints", "update", id, "--url", "-"},
+		"--header: header 3 has no colon: want 'Name: value'":                                   {"endpoints", "update", id, "--header", "@" + headers, "--header", "X"},
+		"--secret: a signing secret starts with whsec_ or whsk_; see hookline endpoints --help": append(add, "--url", "http://127.0.0.1:9/", "--secret", "hunter2"),
+	} {
+		stdin(t, "\n"+secret)
+		got := hookline(t, args...)
+		require.Equal(t, exitUsage, got.code, args)
+		require.Contains(t, got.stderr, want)
+	}
+}
+
+func TestWhoeverIsAskedForASecretCanInterrupt(t *testing.T) {
+	t.Parallel()
+	ctx, interrupt := context.WithCancel(t.Context())
+	never, end := io.Pipe()
+	defer end.Close()
+	interrupt()
+	secret := "-"
+	require.ErrorIs(t, readSecretly(ctx, never, map[string]*string{"--secret": &secret}), context.Canceled)
 }
 
 func TestParkedDeliveriesAreSentOrDropped(t *testing.T) {

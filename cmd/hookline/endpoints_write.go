@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"time"
 
@@ -26,11 +27,11 @@ type specFlags struct {
 
 func addSpecFlags(fs *flag.FlagSet) *specFlags {
 	f := &specFlags{set: fs}
-	fs.StringVar(&f.url, "url", "", "`URL` that gets the webhooks; user info and query are kept encrypted")
+	fs.StringVar(&f.url, "url", "", "`URL` that gets the webhooks; user info and query are kept encrypted; - reads it from standard input")
 	fs.StringVar(&f.description, "description", "", "`text` for whoever reads the list")
 	fs.StringVar(&f.events, "events", "", "comma-separated `types` that it gets, such as payment.*,invoice.paid; empty is every type but endpoint.*")
 	fs.BoolVar(&f.unknown, "unknown-types", false, "let --events name types that the catalogue does not have")
-	fs.Func("header", "`'Name: value'` sent with every webhook, kept encrypted; may be given several times", func(text string) error {
+	fs.Func("header", "`'Name: value'` sent with every webhook, kept encrypted; may be given several times. @FILE is the lines of a file", func(text string) error {
 		f.headers = append(f.headers, text)
 		return nil
 	})
@@ -92,8 +93,12 @@ func splitList(text string) []string {
 }
 
 // readHeaders quotes no value: it may be a credential.
-func readHeaders(lines []string) (map[string]string, string) {
+func readHeaders(given []string) (map[string]string, string) {
 	headers := map[string]string{}
+	lines, err := headerLines(given)
+	if err != nil {
+		return headers, err.Error()
+	}
 	for i, line := range lines {
 		name, value, found := strings.Cut(line, ":")
 		if !found {
@@ -112,7 +117,7 @@ func addEndpoint(ctx context.Context, args []string, stdout, stderr io.Writer) e
 	dir := dirFlag(fs)
 	merchant := fs.String("merchant", "", "`id` of the merchant, who need not exist yet (required)")
 	flags := addSpecFlags(fs)
-	secret := fs.String("secret", "", "signing `secret`, whsec_ or whsk_ and base64; drawn where none is given")
+	secret := fs.String("secret", "", "signing `secret`, whsec_ or whsk_ and base64; - reads it from standard input; drawn where none is given")
 	kind := fs.String("secret-kind", string(signing.HMAC), "`kind` of the secret that is drawn: hmac or ed25519")
 	asJSON := fs.Bool("json", false, "print the endpoint as JSON on the last line")
 	if _, err := parse(fs, args, 0, "endpoints add --merchant M --url U [flags]", "Adds an endpoint to those"+ofEndpoints); err != nil {
@@ -120,6 +125,9 @@ func addEndpoint(ctx context.Context, args []string, stdout, stderr io.Writer) e
 	}
 	if *merchant == "" || flags.url == "" {
 		return wrongUsage("--merchant and --url are required")
+	}
+	if err := readSecretly(ctx, os.Stdin, map[string]*string{"--secret": secret, "--url": &flags.url}); err != nil {
+		return err
 	}
 	opened, err := openToSeal(ctx, *dir)
 	if err != nil {
@@ -200,6 +208,9 @@ func updateEndpoint(ctx context.Context, args []string, stdout, stderr io.Writer
 	})
 	if given == 0 {
 		return wrongUsage("want a flag that says what to change")
+	}
+	if err := readSecretly(ctx, os.Stdin, map[string]*string{"--url": &flags.url}); err != nil {
+		return err
 	}
 	opened, err := openToSeal(ctx, *dir)
 	if err != nil {
@@ -330,7 +341,7 @@ func rotateSecret(ctx context.Context, args []string, stdout, _ io.Writer) error
 	dir := dirFlag(fs)
 	overlap := fs.Duration("overlap", endpoint.DefaultOverlap, "how long the secrets before it sign as well, at most 168h; 0 ends them now")
 	kind := fs.String("secret-kind", "", "`kind` of the secret that is drawn: hmac or ed25519 (default: as the present one)")
-	secret := fs.String("secret", "", "the new `secret`, whsec_ or whsk_ and base64; drawn where none is given")
+	secret := fs.String("secret", "", "the new `secret`, whsec_ or whsk_ and base64; - reads it from standard input; drawn where none is given")
 	asJSON := fs.Bool("json", false, "print the endpoint as JSON on the last line")
 	rest, err := parse(fs, args, 1, "endpoints rotate-secret ID [flags]",
 		"Gives an endpoint a new signing secret, and prints what to verify with. Of the endpoints"+ofEndpoints+
@@ -340,6 +351,9 @@ func rotateSecret(ctx context.Context, args []string, stdout, _ io.Writer) error
 	}
 	id, err := endpointID(rest)
 	if err != nil {
+		return err
+	}
+	if err := readSecretly(ctx, os.Stdin, map[string]*string{"--secret": secret}); err != nil {
 		return err
 	}
 	opened, err := openToSeal(ctx, *dir)

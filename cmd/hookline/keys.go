@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -11,6 +12,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/hookline/hookline/internal/endpoint"
 	"github.com/hookline/hookline/internal/seal"
 	"github.com/hookline/hookline/internal/stack"
 )
@@ -138,6 +140,11 @@ func rotateKeys(ctx context.Context, args []string, stdout, stderr io.Writer) er
 		}
 		defer opened.Close()
 		result, err = stack.SealAnew(ctx, opened.Manager, opened.Keys, progress)
+	}
+	if failed, ok := errors.AsType[*endpoint.ResealError](err); ok {
+		for _, each := range failed.Failed {
+			fmt.Fprintf(stderr, "%s; give it a new secret with --overlap 0, or remove it and add it again\n", each)
+		}
 	}
 	if err != nil {
 		return err

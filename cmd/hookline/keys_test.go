@@ -62,3 +62,33 @@ func TestKeysAreRotatedInTheOrderThatTheHelpTells(t *testing.T) {
 		require.Equal(t, want, to.URL)
 	}
 }
+
+func TestARotationNamesTheEndpointsThatItCannotOpen(t *testing.T) {
+	db, _ := outside(t)
+	old, fresh := seal.NewKey("old"), seal.NewKey("fresh")
+	t.Setenv("ENCRYPTION_KEYS", old)
+	var ids []string
+	for range 3 {
+		ids = append(ids, did[shownEndpoint](t, "endpoints", "add", "--merchant", "m", "--url", "http://127.0.0.1:9/").ID.String())
+	}
+	pool := db.Pool(t, "")
+	_, err := pool.Exec(t.Context(), "update delivery.endpoint_secrets set sealed = 'old.Y2hhbmdlZA' where endpoint_id = any($1::uuid[])", ids[:2])
+	require.NoError(t, err)
+
+	t.Setenv("ENCRYPTION_KEYS", fresh+","+old)
+	got := hookline(t, "keys", "rotate")
+	require.Equal(t, exitFailed, got.code)
+	require.Empty(t, got.stdout, "it does not say that a key is not used any more")
+	for _, id := range ids[:2] {
+		require.Contains(t, got.stderr, "opening the secret of endpoint "+id+": key old does not open the text: it was changed, or belongs elsewhere; "+
+			"give it a new secret with --overlap 0, or remove it and add it again\n")
+	}
+	require.Contains(t, got.stderr, "3 of 3 endpoints\n")
+	require.Contains(t, got.stderr, "hookline keys: 2 endpoints could not be opened, and are sealed as they were; keep every key until they can\n")
+	require.NotContains(t, got.stderr, "Y2hhbmdlZA")
+	require.NotContains(t, got.stderr, ids[2])
+
+	require.Equal(t, exitOK, hookline(t, "endpoints", "rotate-secret", ids[0], "--overlap", "0").code)
+	require.Equal(t, exitOK, hookline(t, "endpoints", "remove", ids[1]).code)
+	require.Equal(t, stack.KeyRotation{Key: "fresh", Endpoints: 2, Unused: []string{"old"}}, did[stack.KeyRotation](t, "keys", "rotate"))
+}

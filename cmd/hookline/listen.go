@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/hookline/hookline/internal/endpoint"
 	"github.com/hookline/hookline/internal/fault"
 	"github.com/hookline/hookline/internal/listen"
 	"github.com/hookline/hookline/internal/stack"
@@ -55,11 +56,29 @@ func runListen(ctx context.Context, args []string, stdout, stderr io.Writer) err
 		return err
 	}
 	defer store.Close()
-	err = explainListen(listen.Run(ctx, store.Manager, o), os.Getenv(envDatabaseURL) == "")
+	err = explainListen(listen.Run(ctx, heldWhileAdding{store.Manager, *dir}, o), os.Getenv(envDatabaseURL) == "")
 	if err != nil && ctx.Err() != nil && !errors.Is(err, context.Canceled) {
 		fmt.Fprintln(stderr, err) // that it was interrupted is not all: the endpoint is still there
 	}
 	return err
+}
+
+// heldWhileAdding keeps the embedded stack's keys what they are while the endpoint is added, and no longer: they may be
+// replaced while somebody listens.
+type heldWhileAdding struct {
+	*endpoint.Manager
+
+	dir string
+}
+
+// Add is that of listen's endpoints.
+func (h heldWhileAdding) Add(ctx context.Context, spec endpoint.Spec) (endpoint.Endpoint, string, error) {
+	opened, err := openToSeal(ctx, h.dir)
+	if err != nil {
+		return endpoint.Endpoint{}, "", err
+	}
+	defer opened.Close()
+	return opened.Add(ctx, spec)
 }
 
 // explainListen says what to do about what Run refuses.

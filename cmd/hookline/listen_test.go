@@ -7,9 +7,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/hookline/hookline/internal/endpoint"
+	"github.com/hookline/hookline/internal/stack"
 	"github.com/hookline/hookline/internal/testkit/endpointtest"
 	"github.com/hookline/hookline/internal/testkit/pgtest"
 )
@@ -46,7 +49,7 @@ func TestListeningAtALedgerElsewhereNeedsTheGuardsLeave(t *testing.T) {
 	t.Setenv("ENDPOINT_ALLOW", "127.0.0.1")
 	got = hookline(t, "listen", "--events", "payment.sucseeded", "--merchant", "")
 	require.Equal(t, exitUsage, got.code)
-	require.Contains(t, got.stderr, `--events: unknown event type "payment.sucseeded": did you mean "payment.succeeded"?; --merchant: want 1 to 255 bytes`)
+	require.Contains(t, got.stderr, `--events: unknown event type "payment.sucseeded": did you mean "payment.succeeded"?; --merchant: want 1 to 64 characters`)
 
 	ctx, interrupt := context.WithCancel(t.Context())
 	defer interrupt()
@@ -65,6 +68,24 @@ func TestListeningAtALedgerElsewhereNeedsTheGuardsLeave(t *testing.T) {
 	require.Equal(t, "http://localhost:8000/hook", started.ForwardTo)
 	require.True(t, strings.HasPrefix(started.Secret, "whsec_"))
 	require.JSONEq(t, `{"kind":"ended","open":0}`, out.lines[1])
+}
+
+func TestAListenerIsAddedWhileNobodyReplacesTheStacksKeys(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	release, err := stack.Hold(t.Context(), dir)
+	require.NoError(t, err)
+	endpoints := heldWhileAdding{dir: dir}
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	_, _, err = endpoints.Add(ctx, endpoint.Spec{})
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	release()
+	_, _, err = endpoints.Add(t.Context(), endpoint.Spec{})
+	require.ErrorContains(t, err, "the stack does not run")
+	release, err = stack.Hold(t.Context(), dir)
+	require.NoError(t, err, "it lets go")
+	release()
 }
 
 // printedLines keeps what is printed, and calls each with it.

@@ -25,8 +25,7 @@ const (
 	// drainTimeout is what webhooks under way get when listening ends: who interrupts does not wait for a server that hangs.
 	drainTimeout = 2 * time.Second
 	// settleTimeout is longer than an outcome takes from the answer to the ledger: 20 ms.
-	settleTimeout  = 250 * time.Millisecond
-	settleInterval = 25 * time.Millisecond
+	settleTimeout = 250 * time.Millisecond
 )
 
 // schedule is short: a developer waits for the second attempt.
@@ -195,25 +194,27 @@ func end(ctx context.Context, e endpoints, o Options, server *http.Server, id uu
 
 // settle counts the open deliveries once the outcomes of the last answers are written.
 func settle(ctx context.Context, e endpoints, id uuid.UUID) (int64, error) {
-	deadline := time.NewTimer(settleTimeout)
-	defer deadline.Stop()
-	tick := time.NewTicker(settleInterval)
-	defer tick.Stop()
-	for {
-		standing, err := e.Standing(ctx, id)
-		open := int64(0)
-		for _, each := range standing {
-			if each.State != delivery.Dead {
-				open += each.Deliveries
-			}
-		}
-		if err != nil || open == 0 {
-			return open, err
-		}
-		select {
-		case <-deadline.C:
-			return open, nil
-		case <-tick.C:
+	open, err := countOpen(ctx, e, id)
+	if err != nil || open == 0 {
+		return open, err
+	}
+	settled := time.NewTimer(settleTimeout)
+	defer settled.Stop()
+	select {
+	case <-ctx.Done():
+		return open, nil
+	case <-settled.C:
+		return countOpen(ctx, e, id)
+	}
+}
+
+func countOpen(ctx context.Context, e endpoints, id uuid.UUID) (int64, error) {
+	standing, err := e.Standing(ctx, id)
+	open := int64(0)
+	for _, each := range standing {
+		if each.State != delivery.Dead {
+			open += each.Deliveries
 		}
 	}
+	return open, err
 }

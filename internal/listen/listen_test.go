@@ -227,7 +227,7 @@ func TestOnlyWhatTheKilledOnThisMachineLeftIsRemoved(t *testing.T) {
 
 	add := func(host string, of process.Identity, address string) uuid.UUID {
 		description := fmt.Sprintf(`temporary, of hookline listen: {"host":%q,"pid":%d,"started":%d,"boot":%q}`, host, of.PID, of.Started, of.Boot)
-		return endpointtest.Add(t, w.pool, "another shop", func(s *endpoint.Spec) { s.URL, s.Description = "http://"+address+"/", description })
+		return endpointtest.Add(t, w.pool, "another-shop", func(s *endpoint.Spec) { s.URL, s.Description = "http://"+address+"/", description })
 	}
 	// The pid is somebody else's by now, or of before a restart of the machine.
 	pidReused, rebooted := self, self
