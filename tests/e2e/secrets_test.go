@@ -7,13 +7,16 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -134,6 +137,56 @@ func (w written) addLedger(t *testing.T, pool *pgxpool.Pool) {
 	}
 }
 
+// addServices takes in what the services tell anybody who asks.
+func (w written) addServices(t *testing.T, s *running) {
+	t.Helper()
+	for _, name := range []string{stack.DataService, stack.CDCRelay, stack.WebhookWorker, stack.PaymentsAPI, stack.MerchantSimulator} {
+		for _, path := range []string{"/healthz", "/readyz", "/metrics"} {
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+s.status.Address(name)+path, nil)
+			require.NoError(t, err)
+			res, err := http.DefaultClient.Do(req)
+			require.NoError(t, err)
+			content, err := io.ReadAll(res.Body)
+			require.NoError(t, err)
+			require.NoError(t, res.Body.Close())
+			require.Equal(t, http.StatusOK, res.StatusCode, "%s of %s: %s", path, name, content)
+			w.add(path+" "+name, content)
+		}
+	}
+}
+
+// talkative is a merchant's server that fails, and prints the request as a framework's error page does.
+type talkative struct {
+	url string
+
+	mu         sync.Mutex
+	signatures []string
+}
+
+func newTalkative(t *testing.T) *talkative {
+	t.Helper()
+	m := &talkative{}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.signatures = append(m.signatures, r.Header.Get("Webhook-Signature"))
+		user, password, _ := r.BasicAuth()
+		w.WriteHeader(http.StatusInternalServerError)
+		fmt.Fprintf(w, "this page tells all\n%s %s of %s, %s\nuser %s, password %s, query %q\n", r.Method, r.URL, r.Host, r.RequestURI, user, password, r.URL.Query())
+		r.Header.Write(w)
+	}))
+	t.Cleanup(server.Close)
+	m.url = server.URL
+	return m
+}
+
+// sent are the signatures that it got.
+func (m *talkative) sent() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.signatures)
+}
+
 func TestTheSearchFindsWhatIsEncoded(t *testing.T) {
 	t.Parallel()
 	const text = "what-is-looked-for"
@@ -178,6 +231,14 @@ func TestNothingSecretIsWrittenDown(t *testing.T) {
 	spec.URL, spec.Schedule = closed.String(), delivery.Schedule{100 * time.Millisecond}
 	refusing, _, err := manager.Add(t.Context(), spec)
 	require.NoError(t, err)
+	page := newTalkative(t)
+	there, err := url.Parse(page.url)
+	require.NoError(t, err)
+	told := target
+	told.Host, told.Path = there.Host, "/told"
+	spec.URL = told.String()
+	telling, _, err := manager.Add(t.Context(), spec)
+	require.NoError(t, err)
 
 	var bodies, events []string
 	secrets := []string{secret}
@@ -199,7 +260,8 @@ func TestNothingSecretIsWrittenDown(t *testing.T) {
 			err := pool.QueryRow(t.Context(), `select p.event_id from delivery.plans p
 				join delivery.deliveries ok on ok.event_id = p.event_id and ok.endpoint_id = $2 and ok.state = 'succeeded' and ok.attempts > 1
 				join delivery.deliveries dead on dead.event_id = p.event_id and dead.endpoint_id = $3 and dead.state = 'dead'
-				where p.object_id = $1`, payment.ID, [16]byte(added.ID), [16]byte(refusing.ID)).Scan((*[16]byte)(&event))
+				join delivery.deliveries told on told.event_id = p.event_id and told.endpoint_id = $4 and told.state = 'dead'
+				where p.object_id = $1`, payment.ID, [16]byte(added.ID), [16]byte(refusing.ID), [16]byte(telling.ID)).Scan((*[16]byte)(&event))
 			require.NoError(c, err)
 		}, time.Minute, 50*time.Millisecond)
 		events = append(events, event.String())
@@ -213,11 +275,13 @@ func TestNothingSecretIsWrittenDown(t *testing.T) {
 	require.NoError(t, pool.QueryRow(t.Context(), `select string_agg(distinct cause, ' ' order by cause) from delivery.attempts
 		where endpoint_id = any($1)`, [][16]byte{added.ID, refusing.ID}).Scan(&causes))
 	require.Equal(t, "ok redirect refused reset server_error timeout_answer", causes)
+	all := written{}
+	all.addServices(t, s)
 	_, stderr, err := hookline(t, s.dir, nil, "down") // what a process says at its end counts, too; the ledger and Restate come up again
 	require.NoError(t, err, stderr)
 	s.up(t)
 
-	all := written{}
+	all.addServices(t, s)
 	all.addLogs(t, s)
 	all.addRestate(t, s)
 	all.addLedger(t, pool)
@@ -228,6 +292,10 @@ func TestNothingSecretIsWrittenDown(t *testing.T) {
 		}
 	}
 	require.Contains(t, all.having("the merchant's own words"), "ledger attempts", "the search finds no bytes")
+	require.Contains(t, all.having("this page tells all"), "ledger attempts")
+	for _, name := range []string{stack.DataService, stack.CDCRelay, stack.WebhookWorker, stack.PaymentsAPI, stack.MerchantSimulator} {
+		require.Contains(t, all.having("go_goroutines"), "/metrics "+name)
+	}
 	require.Contains(t, all.having("/WebhookDispatcher/Process"), "restate sys_journal", "the search finds nothing in an entry")
 
 	hidden := map[string]string{
@@ -238,6 +306,12 @@ func TestNothingSecretIsWrittenDown(t *testing.T) {
 		key, err := base64.StdEncoding.DecodeString(encoded)
 		require.NoError(t, err)
 		hidden[fmt.Sprintf("secret %d", i)], hidden[fmt.Sprintf("key %d", i)] = encoded, string(key)
+	}
+	require.NotEmpty(t, page.sent())
+	for i, sent := range page.sent() {
+		for j, signature := range strings.Fields(sent) {
+			hidden[fmt.Sprintf("signature %d of attempt %d", j, i)] = strings.TrimPrefix(signature, "v1,")
+		}
 	}
 	for i, body := range bodies {
 		hidden[fmt.Sprintf("body %d", i)] = body
