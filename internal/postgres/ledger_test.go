@@ -558,7 +558,7 @@ func TestAFailureWaitsForTheSuccessThatIsBeingWritten(t *testing.T) {
 
 	healing, err := b.all.Begin(ctx)
 	require.NoError(t, err)
-	defer healing.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // committed by then
+	defer healing.Rollback(context.WithoutCancel(ctx))
 	_, err = healing.Exec(ctx, "delete from delivery.failing_endpoints")
 	require.NoError(t, err)
 	failed := make(chan error, 1)
