@@ -40,7 +40,9 @@ func (a *application) ensure(ctx context.Context, c *Client) (Result, bool) {
 	case a.turn <- struct{}{}:
 		defer func() { <-a.turn }()
 	case <-ctx.Done():
-		return c.failure(ctx, &call{}, ctx.Err()), false
+		result := c.failure(ctx, &call{}, ctx.Err())
+		result.Detail = "another message of the merchant is asking for its application"
+		return result, false
 	}
 	if a.there.Load() {
 		return Result{}, true

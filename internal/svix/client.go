@@ -39,7 +39,7 @@ type Options struct {
 	// Token is sent as it is, and must be the same after a restart: Svix's idempotency keys count by token.
 	Token string
 	// BaseURL is where the API is, such as http://svix:8071; a path before /api is kept. Empty means Svix Cloud, in the
-	// region that the token names.
+	// region that the token names. HTTPS_PROXY and its kind are honoured.
 	BaseURL string
 	// MaxConns is how many requests may be under way at once; further ones wait. 0 means DefaultMaxConns.
 	MaxConns int

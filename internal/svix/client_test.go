@@ -90,7 +90,7 @@ func TestAnswersBelongToAClass(t *testing.T) {
 		"a header without an end":     {say(202, "", "X-Long", strings.Repeat("x", 128<<10)), svix.Retryable, svix.CauseUnreachable, 0, "*"},
 		"an answer of ten megabytes":  {say(202, `{"id":"`+strings.Repeat("x", 10<<20)+`"}`), svix.Retryable, svix.CauseAnswer, 0, "the answer cannot be read"},
 		"a refusal of ten megabytes":  {say(500, strings.Repeat("x", 10<<20)), svix.Retryable, svix.CauseServerError, 0, ""},
-		"409 without a message there": {say(409, standard("conflict")), svix.Retryable, svix.CauseUnconfirmed, grace + 2*time.Second, "Svix says that there is such a message, and does not find it"},
+		"409 without a message there": {say(409, standard("conflict")), svix.Retryable, svix.CauseAnswer, grace + 2*time.Second, "Svix says that there is such a message, and does not find it"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -109,7 +109,7 @@ func TestAnswersBelongToAClass(t *testing.T) {
 			} else {
 				require.Equal(t, test.detail, result.Detail)
 			}
-			require.Equal(t, test.class != svix.Unauthorized && test.cause != svix.CauseUnconfirmed, result.Counts())
+			require.Equal(t, test.class != svix.Unauthorized, result.Counts())
 		})
 	}
 }
@@ -714,4 +714,91 @@ func TestClassesHaveNames(t *testing.T) {
 	} {
 		require.Equal(t, name, class.String())
 	}
+}
+
+// Whatever answers for the application, no message goes out before it is there.
+func TestAnApplicationThatCannotBeMadeKeepsTheMessageBack(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		answer http.HandlerFunc
+		class  svix.Class
+	}{
+		"an error":            {say(500, "{}"), svix.Retryable},
+		"a page":              {say(200, "<html>"), svix.Retryable},
+		"nothing":             {say(204, ""), svix.Retryable},
+		"another one":         {say(200, `{"id":"app_2","uid":"another","name":"x"}`), svix.Retryable},
+		"one without a uid":   {say(200, `{"id":"app_2","name":"x"}`), svix.Retryable},
+		"it may not":          {say(403, "{}"), svix.Unauthorized},
+		"it is no good":       {say(422, `{"detail":[{"loc":["body","uid"],"msg":"no"}]}`), svix.Terminal},
+		"a broken connection": {breakOff(200), svix.Retryable},
+	} {
+		for when, known := range map[string]bool{"at first": false, "when it was deleted": true} {
+			t.Run(name+" "+when, func(t *testing.T) {
+				t.Parallel()
+				w := newWorld(t, svixtest.Options{})
+				client := w.client(t, svix.Options{})
+				if known {
+					require.Equal(t, svix.Accepted, client.HandOver(t.Context(), shop, newMessage(), yes).Class)
+					require.NoError(t, w.admin.Application.Delete(t.Context(), shop))
+				}
+				w.fake.Intercept(func(out http.ResponseWriter, r *http.Request) bool {
+					if r.URL.Path != "/api/v1/app" {
+						return false
+					}
+					test.answer(out, r)
+					return true
+				})
+				message := newMessage()
+				result := client.HandOver(t.Context(), shop, message, yes)
+				require.Equal(t, test.class, result.Class, "%+v", result)
+				require.False(t, result.Sent)
+				w.fake.Intercept(nil)
+				require.Equal(t, svix.Accepted, client.HandOver(t.Context(), shop, message, yes).Class)
+				require.Len(t, w.fake.Messages(shop), 1)
+			})
+		}
+	}
+}
+
+// One who waits for another's request waits no longer than its own time.
+func TestWaitingForAnApplicationEnds(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, svixtest.Options{})
+	client := w.client(t, svix.Options{})
+	asked := make(chan struct{})
+	w.fake.Intercept(func(_ http.ResponseWriter, r *http.Request) bool {
+		io.Copy(io.Discard, r.Body)
+		close(asked)
+		<-r.Context().Done()
+		return true
+	})
+	first, end := context.WithCancel(t.Context())
+	var all sync.WaitGroup
+	all.Go(func() { client.HandOver(first, shop, newMessage(), yes) })
+	<-asked
+	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	result := client.HandOver(short, shop, newMessage(), yes)
+	require.Equal(t, svix.CauseTimeout, result.Cause)
+	require.Equal(t, "another message of the merchant is asking for its application", result.Detail)
+	end()
+	all.Wait()
+}
+
+// The guard stands in the same place where there is TLS.
+func TestOverTLSTheGuardIsAskedAfterTheHandshake(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, svixtest.Options{})
+	w.register(t, models.EndpointIn{})
+	server := httptest.NewTLSServer(w.fake)
+	t.Cleanup(server.Close)
+	client := w.client(t, svix.Options{BaseURL: server.URL})
+	result := client.HandOver(t.Context(), shop, newMessage(), yes)
+	require.Equal(t, svix.CauseUnreachable, result.Cause, "the authority is not known")
+	require.Contains(t, result.Detail, "certificate")
+	client.Trust(server.Certificate())
+	require.Equal(t, svix.NotStarted, client.HandOver(t.Context(), shop, newMessage(), func() error { return errors.New("not held") }).Class)
+	require.Equal(t, svix.Accepted, client.HandOver(t.Context(), shop, newMessage(), yes).Class)
+	w.settle(t)
+	require.Len(t, w.merchant.all(), 1)
 }

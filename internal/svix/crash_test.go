@@ -2,6 +2,7 @@ package svix_test
 
 import (
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -344,4 +345,55 @@ func TestAReplayIsAMessageOfItsOwn(t *testing.T) {
 	}
 	w.settle(t)
 	require.Equal(t, 2, w.merchant.times(live.EventID))
+}
+
+// Each of the reads that look into a 409 can fail. Nothing is concluded then, nothing is created, and the next attempt looks
+// again.
+func TestALookIntoAConflictThatFailsConcludesNothing(t *testing.T) {
+	t.Parallel()
+	notFound := `{"code":"not_found","detail":"Entity not found"}`
+	for _, read := range []string{"/msg/{id}", "/msg/{id}/endpoint", "/endpoint"} {
+		for name, test := range map[string]struct {
+			answer http.HandlerFunc
+			class  svix.Class
+		}{
+			"500":                    {say(500, "{}"), svix.Retryable},
+			"404":                    {say(404, notFound), svix.Retryable},
+			"404 of an intermediary": {say(404, "<html>"), svix.Unauthorized},
+			"401":                    {say(401, "{}"), svix.Unauthorized},
+			"429":                    {say(429, "{}", "Retry-After", "3"), svix.Retryable},
+			"a page":                 {say(200, "<html>"), svix.Retryable},
+			"a broken connection":    {breakOff(200), svix.Retryable},
+			"null":                   {say(200, "null"), svix.Retryable},
+			"another object":         {say(200, `{"done":true,"eventId":"other","id":"msg_2"}`), svix.Retryable},
+			"nothing":                {say(204, ""), svix.Retryable},
+		} {
+			t.Run(read+" answers "+name, func(t *testing.T) {
+				t.Parallel()
+				w := newWorld(t, svixtest.Options{})
+				w.register(t, models.EndpointIn{})
+				client := w.client(t, svix.Options{})
+				message := newMessage()
+				w.fake.Inject(svixtest.Fault{At: svixtest.AfterCommit})
+				client.HandOver(t.Context(), shop, message, yes)
+				w.fake.Advance(grace + time.Second)
+				path := "/api/v1/app/" + shop + strings.ReplaceAll(read, "{id}", message.EventID.String())
+				w.fake.Intercept(func(out http.ResponseWriter, r *http.Request) bool {
+					if r.Method != http.MethodGet || r.URL.Path != path {
+						return false
+					}
+					test.answer(out, r)
+					return true
+				})
+				result := client.HandOver(t.Context(), shop, message, yes)
+				require.Equal(t, test.class, result.Class, "%+v", result)
+				require.Len(t, w.fake.Messages(shop), 1, "nothing is created")
+				w.fake.Intercept(nil)
+				result = client.HandOver(t.Context(), shop, message, yes)
+				require.Equal(t, svix.Accepted, result.Class)
+				w.settle(t)
+				require.Equal(t, 1, w.merchant.times(message.EventID))
+			})
+		}
+	}
 }

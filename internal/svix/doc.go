@@ -21,8 +21,8 @@
 //     carry the event id. Result.Replacement counts them.
 //   - That the merchant sees the body of the last hand-over: Svix keeps the first that it stored.
 //   - That a message queued in Svix survives there: that is its queue's to keep. Order: Svix keeps none.
-//   - Uniqueness for ever on Svix Cloud, which documents a day for eventId; the self-hosted server keeps it with the row.
-//     No retry schedule of one attempt to the next should leave that day.
+//   - Uniqueness for ever on Svix Cloud, which documents a day for eventId: a hand-over that is repeated later than that may
+//     be a second message. The self-hosted server keeps it as long as the row.
 //
 // Retries are the caller's: the SDK's own are off, as is net/http's silent repetition of requests with an idempotency key.
 // Both turn a first failure into a 409 that tells less.

@@ -36,8 +36,11 @@ func (c *Client) reconcile(ctx context.Context, merchantID, id, eventType string
 	message, err := c.api.Message.Get(watched, merchantID, id, &sdk.MessageGetOptions{WithContent: new(false)})
 	switch {
 	case err != nil && seen.status == http.StatusNotFound && saysNotFound(err):
-		// Not visible yet in a replica, or taken elsewhere: Svix Cloud counts an eventId across applications.
-		return c.unconfirmed(c.grace, "Svix says that there is such a message, and does not find it"), false
+		// Not visible yet in a replica, or taken elsewhere: Svix Cloud counts an eventId across applications. Unlike an
+		// unconfirmed message this one may never show itself, so the attempt counts.
+		missing := c.unconfirmed(c.grace, "Svix says that there is such a message, and does not find it")
+		missing.Cause = CauseAnswer
+		return missing, false
 	case err != nil:
 		return c.failure(ctx, &seen, err), false
 	case !names(message, id):
@@ -86,10 +89,13 @@ func (c *Client) attempted(ctx context.Context, merchantID, id string) (bool, *R
 	defer done()
 	list, err := c.api.MessageAttempt.ListAttemptedDestinations(watched, merchantID, id,
 		&sdk.MessageAttemptListAttemptedDestinationsOptions{Limit: new(uint64(1))})
+	if err == nil && (list == nil || list.Data == nil) {
+		err = errNotOurs
+	}
 	if err != nil {
 		return false, new(c.vanished(ctx, &seen, err))
 	}
-	return list != nil && len(list.Data) > 0, nil
+	return len(list.Data) > 0, nil
 }
 
 // wanted reports whether an endpoint would have got the message when it was created.
@@ -115,7 +121,7 @@ func (c *Client) endpoints(ctx context.Context, merchantID string, cursor *strin
 	watched, done := seen.watch(ctx)
 	defer done()
 	page, err := c.api.Endpoint.List(watched, merchantID, &sdk.EndpointListOptions{Limit: new(uint64(endpointsPage)), Iterator: cursor})
-	if err == nil && page == nil {
+	if err == nil && (page == nil || page.Data == nil) { // no list is not an empty one, by which the message would end
 		err = errNotOurs
 	}
 	if err != nil {

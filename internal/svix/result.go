@@ -83,9 +83,9 @@ type Result struct {
 	// Replacement is 0 for the event's own message. Above, the message stands in for one that Svix seemed to have lost:
 	// had it not, the merchant gets the event twice.
 	Replacement int
-	// Sent is false when surely no request that creates a message left.
+	// Sent is false when the hand-over surely created nothing: no request that does left, or Svix had no application for it.
 	Sent bool
-	// Detail says more for a person. It holds nothing of the message, the token or a URL.
+	// Detail says more for a person. It may quote Svix, and holds neither the token nor a URL.
 	Detail string
 }
 
