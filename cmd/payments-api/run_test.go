@@ -128,7 +128,9 @@ func TestAPaymentAndItsLife(t *testing.T) {
 	require.Equal(t, 200, refunded.status, refunded.body)
 	require.Contains(t, refunded.body, `"version": 2`)
 	require.Equal(t, refunded.body, a.call(t, "PATCH", created.header.Get("Location"), `{"status":"refunded"}`).body)
+	require.Equal(t, refunded.body, a.call(t, "PATCH", created.header.Get("Location"), `{"status":"refunded","if_version":1}`).body)
 	require.Equal(t, 409, a.call(t, "PATCH", created.header.Get("Location"), `{"status":"pending"}`).status)
+	require.Contains(t, a.call(t, "PATCH", created.header.Get("Location"), `{"status":"pending","if_version":1}`).body, "at version 2, not 1")
 	require.Equal(t, 404, a.call(t, "GET", "/payments/01890a5d-ac96-774b-bcce-b302099a8057", "").status)
 	require.Equal(t, 404, a.call(t, "PATCH", "/payments/01890a5d-ac96-774b-bcce-b302099a8057", `{"status":"failed"}`).status)
 

@@ -87,10 +87,16 @@ func TestAPaymentIsReadAndMoved(t *testing.T) {
 	moved, err := client.ChangeStatus(t.Context(), id, payment.StatusRefunded)
 	require.NoError(t, err)
 	require.Equal(t, read, moved)
+	moved, err = client.ChangeStatusOf(t.Context(), id, 2, payment.StatusRefunded)
+	require.NoError(t, err)
+	require.Equal(t, read, moved)
 	require.Equal(t, id, read.ID)
 	require.Equal(t, payment.StatusRefunded, read.Status)
 	require.EqualValues(t, 3, read.Version)
-	require.Equal(t, []string{"GET /payments/" + id.String() + " ", "PATCH /payments/" + id.String() + ` {"status":"refunded"}`}, lines)
+	require.Equal(t, []string{
+		"GET /payments/" + id.String() + " ", "PATCH /payments/" + id.String() + ` {"status":"refunded"}`,
+		"PATCH /payments/" + id.String() + ` {"status":"refunded","if_version":2}`,
+	}, lines)
 }
 
 // What is not known must not be taken for an answer: the payment may be there, and may have moved.

@@ -1,6 +1,7 @@
 package paymentsapi_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -31,7 +32,7 @@ import (
 const (
 	stripeSecret = "whsec_door"
 	acmeSecret   = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-	refunded     = `{"id":"evt_1","type":"charge.refunded","created":1770000000,"data":{"object":{"metadata":{"payment_id":"` + anID + `"}}}}`
+	refunded     = `{"id":"evt_1","type":"charge.refunded","created":1770000000,"data":{"object":{"refunded":true,"metadata":{"payment_id":"` + anID + `"}}}}`
 )
 
 // forwarded is what a fakeForwarder was given.
@@ -86,7 +87,7 @@ func newDoor(t testing.TB, secrets string) door {
 			}
 			return json.RawMessage(`{"id": "` + anID + `"}`), nil
 		}},
-		Forwarder: d.to, Providers: providers, Log: slog.New(slog.NewJSONHandler(d.log, nil)), Registry: d.registry, Timeout: time.Minute,
+		Forwarder: d.to, Providers: providers, Log: slog.New(slog.NewJSONHandler(d.log, &slog.HandlerOptions{Level: slog.LevelDebug})), Registry: d.registry, Timeout: time.Minute,
 	})
 	server.Routes(router)
 	server.CallbackRoutes(router)
@@ -141,7 +142,7 @@ func TestACallbackIsHandedOverAsItCame(t *testing.T) {
 	unknown := answer(d, stripeCallback(`{"id":"evt_2","type":"customer.created"}`))
 	require.Equal(t, http.StatusAccepted, unknown.Code, "what nobody knows is kept, too")
 	require.Equal(t, []string{`{outcome="accepted",provider="acme"} 2`, `{outcome="accepted",provider="stripe"} 2`}, d.received())
-	require.Contains(t, d.log.String(), `"event_id":"evt_1","event_type":"charge.refunded","provider":"stripe"`)
+	require.Contains(t, d.log.String(), `"provider":"stripe","event_id":"evt_1","event_type":"charge.refunded"`)
 	require.NotContains(t, d.log.String(), anID, "the body")
 }
 
@@ -185,16 +186,15 @@ func TestPublishedCallbacksAreTakenOnTheirDay(t *testing.T) {
 				}
 				require.Equal(t, http.StatusUnauthorized, send().Code, "in the year 2000")
 				<-time.After(time.Until(time.Unix(vector.at, 0)))
-				// Their bodies are signed well, and no events: that is the only thing wrong with them.
-				require.Equal(t, http.StatusBadRequest, send().Code)
+				require.Equal(t, http.StatusAccepted, send().Code)
 				<-time.After(callback.Tolerance)
-				require.Equal(t, http.StatusBadRequest, send().Code)
+				require.Equal(t, http.StatusAccepted, send().Code)
 				<-time.After(time.Second)
 				require.Equal(t, http.StatusUnauthorized, send().Code)
 				require.Equal(t, []string{
-					`{outcome="bad_signature",provider="` + vector.provider + `"} 2`, `{outcome="malformed",provider="` + vector.provider + `"} 2`,
+					`{outcome="accepted",provider="` + vector.provider + `"} 2`, `{outcome="bad_signature",provider="` + vector.provider + `"} 2`,
 				}, d.received())
-				require.Empty(t, d.to.got)
+				require.Len(t, d.to.got, 2)
 			})
 		})
 	}
@@ -223,23 +223,54 @@ func TestWhatIsNotSignedWellIsRefused(t *testing.T) {
 	require.Empty(t, d.to.got)
 	require.Equal(t, []string{`{outcome="bad_signature",provider="acme"} 3`, `{outcome="bad_signature",provider="stripe"} 5`}, d.received())
 	require.NotContains(t, d.log.String(), "evt_1", "whoever sent it chose it")
+	require.Equal(t, 8, strings.Count(d.log.String(), `"level":"DEBUG"`))
+	require.Equal(t, 8, strings.Count(d.log.String(), `"level":`), "anybody could fill the log")
 }
 
-func TestWhatCannotBeReadIsMalformed(t *testing.T) {
+func TestWhatBearsNoSignatureIsNotRead(t *testing.T) {
 	t.Parallel()
-	d := newDoor(t, "stripe="+stripeSecret)
-	for _, body := range []string{"", "{", "[]", `{"type":"charge.refunded"}`, `{"id":"evt_secret"}`, `{"id":77777,"type":"t"}`} {
-		w := answer(d, stripeCallback(body))
-		require.Equal(t, http.StatusBadRequest, w.Code, body)
-		problemOf(t, w)
+	d := newDoor(t, "stripe="+stripeSecret+",acme="+acmeSecret)
+	for _, r := range []*http.Request{
+		request("POST", "/callbacks/stripe", refunded),
+		request("POST", "/callbacks/stripe", refunded, "Webhook-Signature", "v1,AA=="),
+		request("POST", "/callbacks/acme", refunded, "Stripe-Signature", "t=1,v1=00", "Webhook-Id", "msg_1"),
+	} {
+		r.Body = io.NopCloser(unreadable{t})
+		require.Equal(t, http.StatusUnauthorized, problemOf(t, answer(d, r)).Status)
 	}
-	cut := stripeCallback(refunded)
-	cut.Body = io.NopCloser(io.MultiReader(strings.NewReader(refunded[:9]), brokenReader{}))
-	require.Equal(t, http.StatusBadRequest, answer(d, cut).Code)
-	require.Empty(t, d.to.got)
-	require.Equal(t, []string{`{outcome="malformed",provider="stripe"} 7`}, d.received())
+	require.Equal(t, []string{`{outcome="bad_signature",provider="acme"} 1`, `{outcome="bad_signature",provider="stripe"} 2`}, d.received())
+}
+
+func TestWhatIsSignedAndCannotBeReadIsHandedOverAllTheSame(t *testing.T) {
+	t.Parallel()
+	d := newDoor(t, "stripe="+stripeSecret+",acme="+acmeSecret)
+	bodies := []string{"", "{", "[]", `{"type":"charge.refunded"}`, `{"id":"evt_secret"}`, `{"id":77777,"type":"t"}`}
+	keys := map[string]bool{}
+	for i, body := range bodies {
+		w := answer(d, stripeCallback(body))
+		require.Equal(t, http.StatusAccepted, w.Code, body)
+		require.Equal(t, body, d.to.got[i].body)
+		require.Regexp(t, `^stripe:sha256:[0-9a-f]{64}$`, d.to.got[i].event.Key())
+		keys[d.to.got[i].event.Key()] = true
+	}
+	require.Len(t, keys, len(bodies))
+	require.Equal(t, http.StatusAccepted, answer(d, stripeCallback("{")).Code)
+	require.Equal(t, d.to.got[1].event.Key(), d.to.got[len(bodies)].event.Key(), "it came again")
+	require.Equal(t, http.StatusAccepted, answer(d, acmeCallback(t, "Svix", "msg_1", "{")).Code)
+	require.Equal(t, "acme:sha256:021fb596db81e6d02bf3d2586ee3981fe519f275c0ac9ca76bbcf2ebb4097d96", d.to.got[len(bodies)+1].event.Key())
+	require.Equal(t, []string{`{outcome="accepted",provider="acme"} 1`, `{outcome="accepted",provider="stripe"} 7`}, d.received())
 	require.NotContains(t, d.log.String(), "evt_secret")
 	require.NotContains(t, d.log.String(), "77777")
+}
+
+func TestABodyThatEndsEarlyIsIncomplete(t *testing.T) {
+	t.Parallel()
+	d := newDoor(t, "stripe="+stripeSecret)
+	cut := stripeCallback(refunded)
+	cut.Body = io.NopCloser(io.MultiReader(strings.NewReader(refunded[:9]), brokenReader{}))
+	require.Equal(t, http.StatusBadRequest, problemOf(t, answer(d, cut)).Status)
+	require.Empty(t, d.to.got)
+	require.Equal(t, []string{`{outcome="incomplete",provider="stripe"} 1`}, d.received())
 }
 
 type brokenReader struct{}
@@ -259,7 +290,8 @@ func TestUnknownProvidersAreNotThere(t *testing.T) {
 	require.Equal(t, []string{
 		`hookline_callbacks_received_total{outcome="accepted",provider="acme"} 0`,
 		`hookline_callbacks_received_total{outcome="bad_signature",provider="acme"} 0`,
-		`hookline_callbacks_received_total{outcome="malformed",provider="acme"} 0`,
+		`hookline_callbacks_received_total{outcome="busy",provider="acme"} 0`,
+		`hookline_callbacks_received_total{outcome="incomplete",provider="acme"} 0`,
 		`hookline_callbacks_received_total{outcome="too_large",provider="acme"} 0`,
 		`hookline_callbacks_received_total{outcome="unavailable",provider="acme"} 0`,
 	}, scrape(some.registry, "hookline_callbacks_received_total"))
@@ -298,11 +330,80 @@ func TestABodyThatIsTooLargeIsNotAskedFor(t *testing.T) {
 	conn, err := net.Dial("tcp", server.Listener.Addr().String())
 	require.NoError(t, err)
 	t.Cleanup(func() { conn.Close() })
-	_, err = io.WriteString(conn, "POST /callbacks/stripe HTTP/1.1\r\nHost: door\r\nContent-Length: 1000000000\r\nExpect: 100-continue\r\n\r\n")
+	_, err = io.WriteString(conn, "POST /callbacks/stripe HTTP/1.1\r\nHost: door\r\nStripe-Signature: t=1,v1=00\r\nContent-Length: 1000000000\r\nExpect: 100-continue\r\n\r\n")
 	require.NoError(t, err)
 	said, err := io.ReadAll(conn) // the server does not wait for the rest
 	require.NoError(t, err)
 	require.True(t, strings.HasPrefix(string(said), "HTTP/1.1 413 "), string(said))
+}
+
+// pipes is a listener of connections that are made by dial, and know the time of a synctest bubble.
+type pipes chan net.Conn
+
+func (p pipes) dial() net.Conn {
+	ours, theirs := net.Pipe()
+	p <- theirs
+	return ours
+}
+
+func (p pipes) Accept() (net.Conn, error) {
+	conn, open := <-p
+	if !open {
+		return nil, net.ErrClosed
+	}
+	return conn, nil
+}
+
+func (p pipes) Close() error {
+	close(p)
+	return nil
+}
+
+func (pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipe", Net: "unix"} }
+
+func TestStalledBodiesAreFewAndDoNotLast(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d := newDoor(t, "stripe="+stripeSecret)
+		listener := make(pipes)
+		server := &http.Server{Handler: d}
+		go server.Serve(listener)
+		defer server.Close()
+		send := func(header, body string) net.Conn {
+			conn := listener.dial()
+			_, err := io.WriteString(conn, "POST /callbacks/stripe HTTP/1.1\r\nHost: door\r\n"+header+"\r\n\r\n"+body)
+			require.NoError(t, err)
+			return conn
+		}
+		said := func(conn net.Conn) *http.Response {
+			response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			require.NoError(t, err)
+			return response
+		}
+		start := time.Now()
+		var stalled []net.Conn
+		for range 64 {
+			stalled = append(stalled, send("Stripe-Signature: t=1,v1=00\r\nContent-Length: 262144", strings.Repeat(" ", 255<<10)))
+		}
+		synctest.Wait()
+		busy := said(send("Stripe-Signature: t=1,v1=00\r\nContent-Length: 262144", ""))
+		require.Equal(t, http.StatusServiceUnavailable, busy.StatusCode)
+		require.Equal(t, "1", busy.Header.Get("Retry-After"))
+		require.Equal(t, http.StatusUnauthorized, said(send("Content-Length: 262144", "")).StatusCode, "that takes no place")
+		require.Equal(t, start, time.Now())
+
+		for _, conn := range stalled {
+			require.Equal(t, http.StatusBadRequest, said(conn).StatusCode)
+		}
+		require.Equal(t, 5*time.Second, time.Since(start))
+		good := stripeCallback(refunded)
+		header := "Stripe-Signature: " + good.Header.Get("Stripe-Signature") + "\r\nContent-Length: " + strconv.Itoa(len(refunded))
+		require.Equal(t, http.StatusAccepted, said(send(header, refunded)).StatusCode)
+		require.Equal(t, []string{
+			`{outcome="accepted",provider="stripe"} 1`, `{outcome="bad_signature",provider="stripe"} 1`,
+			`{outcome="busy",provider="stripe"} 1`, `{outcome="incomplete",provider="stripe"} 64`,
+		}, d.received())
+	})
 }
 
 func TestWhatIsNotKeptIsToBeSentAgain(t *testing.T) {
@@ -366,7 +467,7 @@ func TestPaymentHistory(t *testing.T) {
 	require.NotEmpty(t, w.Header().Get("Retry-After"))
 }
 
-// Whatever comes, only what is signed well is accepted, and nothing is the server's fault.
+// Whatever comes, what is signed well is kept and nothing else, and nothing is the server's fault.
 func FuzzDoor(f *testing.F) {
 	const both = "stripe=" + stripeSecret + ",acme=" + acmeSecret
 	var providers callback.Providers
@@ -401,15 +502,18 @@ func FuzzDoor(f *testing.F) {
 
 		w := answer(d, r)
 		switch {
-		case good && err == nil && unavailable:
+		case good && unavailable:
 			require.Equal(t, http.StatusServiceUnavailable, w.Code)
-		case good && err == nil:
-			require.Equal(t, http.StatusAccepted, w.Code)
 		case good:
-			require.Equal(t, http.StatusBadRequest, w.Code)
+			require.Equal(t, http.StatusAccepted, w.Code)
 		default:
 			require.Contains(t, []int{http.StatusUnauthorized, http.StatusNotFound}, w.Code)
 		}
-		require.Equal(t, good && err == nil, len(d.to.got) == 1)
+		require.Equal(t, good, len(d.to.got) == 1)
+		if good {
+			require.Equal(t, string(body), d.to.got[0].body)
+			require.Equal(t, provider, d.to.got[0].event.Provider)
+			require.Equal(t, err != nil, strings.HasPrefix(d.to.got[0].event.ID, "sha256:"))
+		}
 	})
 }

@@ -24,7 +24,7 @@ const maxBodyBytes = 128 << 10
 type store interface {
 	Create(ctx context.Context, draft payment.Draft, origin payment.Origin) (payment.Answer, error)
 	Get(ctx context.Context, id uuid.UUID) (json.RawMessage, error)
-	ChangeStatus(ctx context.Context, id uuid.UUID, next payment.Status, traceparent string) (json.RawMessage, error)
+	ChangeStatus(ctx context.Context, id uuid.UUID, version int64, next payment.Status, traceparent string) (json.RawMessage, error)
 	AppendEvent(ctx context.Context, eventType, merchantID string, data json.RawMessage, origin payment.Origin) (payment.Answer, error)
 }
 
@@ -48,13 +48,14 @@ type Server struct {
 	log       *slog.Logger
 	timeout   time.Duration
 	metrics   metrics
+	reading   chan struct{} // has one for each callback's body that is being read
 }
 
 // New makes a server and registers its metrics.
 func New(opts Options) *Server {
 	return &Server{
 		store: opts.Store, forwarder: opts.Forwarder, providers: opts.Providers, log: opts.Log, timeout: opts.Timeout,
-		metrics: newMetrics(opts.Registry, opts.Providers.Names()),
+		metrics: newMetrics(opts.Registry, opts.Providers.Names()), reading: make(chan struct{}, maxReading),
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -35,7 +36,7 @@ const (
 type fakeStore struct {
 	createFunc func(ctx context.Context, draft payment.Draft, origin payment.Origin) (payment.Answer, error)
 	getFunc    func(id uuid.UUID) (json.RawMessage, error)
-	changeFunc func(id uuid.UUID, next payment.Status, traceparent string) (json.RawMessage, error)
+	changeFunc func(id uuid.UUID, version int64, next payment.Status, traceparent string) (json.RawMessage, error)
 	appendFunc func(eventType, merchantID string, data json.RawMessage, origin payment.Origin) (payment.Answer, error)
 }
 
@@ -47,8 +48,8 @@ func (f fakeStore) Get(_ context.Context, id uuid.UUID) (json.RawMessage, error)
 	return f.getFunc(id)
 }
 
-func (f fakeStore) ChangeStatus(_ context.Context, id uuid.UUID, next payment.Status, traceparent string) (json.RawMessage, error) {
-	return f.changeFunc(id, next, traceparent)
+func (f fakeStore) ChangeStatus(_ context.Context, id uuid.UUID, version int64, next payment.Status, traceparent string) (json.RawMessage, error) {
+	return f.changeFunc(id, version, next, traceparent)
 }
 
 func (f fakeStore) AppendEvent(_ context.Context, eventType, merchantID string, data json.RawMessage, origin payment.Origin) (payment.Answer, error) {
@@ -269,7 +270,7 @@ func TestTraceparentIsHandedOnOnlyWhenValid(t *testing.T) {
 			t.Parallel()
 			got := []string{}
 			store := writing(false, func(o payment.Origin) { got = append(got, o.Traceparent) })
-			store.changeFunc = func(_ uuid.UUID, _ payment.Status, traceparent string) (json.RawMessage, error) {
+			store.changeFunc = func(_ uuid.UUID, _ int64, _ payment.Status, traceparent string) (json.RawMessage, error) {
 				got = append(got, traceparent)
 				return nil, nil
 			}
@@ -380,8 +381,10 @@ func TestGetPayment(t *testing.T) {
 
 func TestUpdatePayment(t *testing.T) {
 	t.Parallel()
-	h, _ := newHandler(t, fakeStore{changeFunc: func(id uuid.UUID, next payment.Status, _ string) (json.RawMessage, error) {
+	var versions []int64
+	h, _ := newHandler(t, fakeStore{changeFunc: func(id uuid.UUID, version int64, next payment.Status, _ string) (json.RawMessage, error) {
 		require.Equal(t, anID, id.String())
+		versions = append(versions, version)
 		if next == payment.StatusFailed {
 			return nil, fault.New(fault.Conflict, "a payment that is succeeded cannot become failed")
 		}
@@ -393,11 +396,17 @@ func TestUpdatePayment(t *testing.T) {
 	w = answer(h, request("PATCH", "/payments/"+anID, `{"status":"failed"}`))
 	require.Equal(t, http.StatusConflict, w.Code)
 	require.Contains(t, problemOf(t, w).Detail, "cannot become failed")
+	w = answer(h, request("PATCH", "/payments/"+anID, `{"if_version":9223372036854775807,"status":"refunded"}`))
+	require.Equal(t, http.StatusOK, w.Code, w.Body)
+	require.Equal(t, []int64{0, 0, math.MaxInt64}, versions)
 	w = answer(h, request("PATCH", "/payments/x", `{"status":"failed"}`))
 	require.Equal(t, http.StatusBadRequest, w.Code)
 	for body, field := range map[string]string{
 		`{}`: "status", `{"status":"paid"}`: "status", `{"status":1}`: "status", `{"status":"failed","amount":5}`: "amount",
-		`{"status":"failed","status":"refunded"}`: "status",
+		`{"status":"failed","status":"refunded"}`: "status", `{"if_version":1}`: "status",
+		`{"status":"failed","if_version":0}`: "if_version", `{"status":"failed","if_version":"1"}`: "if_version",
+		`{"status":"failed","if_version":1.0}`: "if_version", `{"status":"failed","if_version":null}`: "if_version",
+		`{"status":"failed","if_version":9223372036854775808}`: "if_version",
 	} {
 		w = answer(h, request("PATCH", "/payments/"+anID, body))
 		require.Equal(t, http.StatusUnprocessableEntity, w.Code, body)
@@ -515,7 +524,7 @@ func TestWhatIsNotStoredIsNeverASuccess(t *testing.T) {
 					return payment.Answer{Document: json.RawMessage(`{}`)}, test.err
 				},
 				getFunc:    func(uuid.UUID) (json.RawMessage, error) { return nil, test.err },
-				changeFunc: func(uuid.UUID, payment.Status, string) (json.RawMessage, error) { return nil, test.err },
+				changeFunc: func(uuid.UUID, int64, payment.Status, string) (json.RawMessage, error) { return nil, test.err },
 				appendFunc: func(string, string, json.RawMessage, payment.Origin) (payment.Answer, error) {
 					return payment.Answer{}, test.err
 				},

@@ -1,13 +1,14 @@
 package paymentsapi
 
 import (
+	"math"
 	"net/http"
 
 	"github.com/hookline/hookline/internal/payment"
 )
 
-// updatePayment is PATCH /payments/{id}: a change of status. It needs no idempotency key, as a repeated one
-// finds the payment where it wants it.
+// updatePayment is PATCH /payments/{id}: a change of status, with if_version only of the payment at that version. It needs no
+// idempotency key, as a repeated one finds the payment where it wants it.
 func (s *Server) updatePayment(w http.ResponseWriter, r *http.Request) error {
 	id, err := paymentID(r)
 	if err != nil {
@@ -17,13 +18,13 @@ func (s *Server) updatePayment(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	next, err := readStatus(fields)
+	next, version, err := readChange(fields)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := s.databaseContext(r)
 	defer cancel()
-	document, err := s.store.ChangeStatus(ctx, id, next, traceparent(r))
+	document, err := s.store.ChangeStatus(ctx, id, version, next, traceparent(r))
 	if err != nil {
 		return err
 	}
@@ -31,19 +32,22 @@ func (s *Server) updatePayment(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-func readStatus(fields *object) (payment.Status, error) {
-	var status payment.Status
+// readChange returns version 0 where none is given.
+func readChange(fields *object) (next payment.Status, version int64, err error) {
 	var given bool
 	for name, value := range fields.all {
-		if name != "status" {
+		switch name {
+		case "status":
+			given = true
+			next = fields.status(name, value)
+		case "if_version":
+			version = fields.integer(name, value, 1, math.MaxInt64, "the version that the payment has to have")
+		default:
 			fields.refuseUnknown(name)
-			continue
 		}
-		given = true
-		status = fields.status(name, value)
 	}
 	if !given {
 		fields.refuse("status", "is missing")
 	}
-	return status, fields.problems()
+	return next, version, fields.problems()
 }

@@ -143,15 +143,15 @@ const updatePaymentStatus = withTraceparent + `
 update public.payments as p
    set status = $3::text
   from t
- where p.id = $2::uuid and p.status = any($4::text[])
+ where p.id = $2::uuid and p.status = any($4::text[]) and ($5::bigint = 0 or p.version = $5)
 returning public.payment_document(p)`
 
-const selectPaymentStatus = `select status, public.payment_document(p) from public.payments as p where id = $1`
+const selectPaymentState = `select status, version, public.payment_document(p) from public.payments as p where id = $1`
 
 // ChangeStatus moves the payment to next, and by the trigger writes the event of the move. Where it is there
 // already nothing is written and the document is returned as it is. A move that the state machine forbids is
-// a fault.Conflict.
-func (s *PaymentStore) ChangeStatus(ctx context.Context, id uuid.UUID, next payment.Status, traceparent string) (json.RawMessage, error) {
+// a fault.Conflict, and so is one of a payment that is not at the version, where that is not 0.
+func (s *PaymentStore) ChangeStatus(ctx context.Context, id uuid.UUID, version int64, next payment.Status, traceparent string) (json.RawMessage, error) {
 	sources := make([]string, 0, len(payment.Statuses()))
 	for _, from := range next.Sources() {
 		sources = append(sources, string(from))
@@ -163,7 +163,7 @@ func (s *PaymentStore) ChangeStatus(ctx context.Context, id uuid.UUID, next paym
 	const rounds = 5
 	for range rounds {
 		var document []byte
-		err := s.pool.QueryRow(ctx, updatePaymentStatus, traceparent, [16]byte(id), string(next), sources).Scan(&document)
+		err := s.pool.QueryRow(ctx, updatePaymentStatus, traceparent, [16]byte(id), string(next), sources, version).Scan(&document)
 		if err == nil {
 			return document, nil
 		}
@@ -171,7 +171,8 @@ func (s *PaymentStore) ChangeStatus(ctx context.Context, id uuid.UUID, next paym
 			return nil, paymentFault(fmt.Errorf("changing the status of payment %s: %w", id, err))
 		}
 		var now string
-		err = s.pool.QueryRow(ctx, selectPaymentStatus, [16]byte(id)).Scan(&now, &document)
+		var current int64
+		err = s.pool.QueryRow(ctx, selectPaymentState, [16]byte(id)).Scan(&now, &current, &document)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return nil, fault.New(fault.NotFound, "there is no payment %s", id)
 		}
@@ -181,6 +182,9 @@ func (s *PaymentStore) ChangeStatus(ctx context.Context, id uuid.UUID, next paym
 		status := payment.Status(now)
 		if status == next {
 			return document, nil
+		}
+		if version != 0 && current != version {
+			return nil, fault.New(fault.Conflict, "the payment is at version %d, not %d", current, version)
 		}
 		if !status.CanBecome(next) {
 			return nil, fault.New(fault.Conflict, "a payment that is %s cannot become %s", status, next)

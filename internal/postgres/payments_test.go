@@ -120,9 +120,9 @@ func TestTraceContextDoesNotStickToTheConnection(t *testing.T) {
 	d := draft(t, payment.StatusPending)
 	_, err = store.Create(t.Context(), d, payment.Origin{Traceparent: trace})
 	require.NoError(t, err)
-	_, err = store.ChangeStatus(t.Context(), d.ID, payment.StatusProcessing, "")
+	_, err = store.ChangeStatus(t.Context(), d.ID, 0, payment.StatusProcessing, "")
 	require.NoError(t, err)
-	_, err = store.ChangeStatus(t.Context(), d.ID, payment.StatusSucceeded, trace)
+	_, err = store.ChangeStatus(t.Context(), d.ID, 0, payment.StatusSucceeded, trace)
 	require.NoError(t, err)
 
 	rows, err := db.Pool(t, "").Query(t.Context(), "select coalesce(traceparent, '') from domain_events order by object_version")
@@ -138,7 +138,7 @@ func TestAKeyIsAnsweredOnce(t *testing.T) {
 	origin := payment.Origin{IdempotencyKey: "k1", RequestHash: [32]byte{1}}
 	first, err := b.Create(t.Context(), draft(t, payment.StatusSucceeded), origin)
 	require.NoError(t, err)
-	_, err = b.ChangeStatus(t.Context(), uuid.MustParse(first.ID), payment.StatusRefunded, "")
+	_, err = b.ChangeStatus(t.Context(), uuid.MustParse(first.ID), 0, payment.StatusRefunded, "")
 	require.NoError(t, err)
 
 	again, err := b.Create(t.Context(), draft(t, payment.StatusSucceeded), origin)
@@ -223,7 +223,7 @@ func TestChangeStatusFollowsTheStateMachine(t *testing.T) {
 			_, err := b.Create(t.Context(), d, payment.Origin{})
 			require.NoError(t, err)
 			before := b.count(t, "domain_events")
-			document, err := b.ChangeStatus(t.Context(), d.ID, to, "")
+			document, err := b.ChangeStatus(t.Context(), d.ID, 0, to, "")
 			events := b.count(t, "domain_events") - before
 			switch {
 			case from == to:
@@ -259,7 +259,7 @@ func TestConcurrentMovesOutOfOneStatusCannotBothWin(t *testing.T) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			together(len(ends), func(i int) { _, errs[i] = b.ChangeStatus(t.Context(), d.ID, ends[i], "") })
+			together(len(ends), func(i int) { _, errs[i] = b.ChangeStatus(t.Context(), d.ID, 0, ends[i], "") })
 		}()
 		b.awaitWaiters(t, 2) // the third is a forbidden move, and does not wait
 		require.NoError(t, holder.Commit(t.Context()))
@@ -287,7 +287,7 @@ func TestAMoveThatBecomesPossibleWhileItWaitsIsMade(t *testing.T) {
 	holder := b.hold(t, "update payments set status = 'disputed' where id = $1", [16]byte(d.ID))
 	done := make(chan error, 1)
 	go func() {
-		_, err := b.ChangeStatus(t.Context(), d.ID, payment.StatusRefunded, "")
+		_, err := b.ChangeStatus(t.Context(), d.ID, 0, payment.StatusRefunded, "")
 		done <- err
 	}()
 	b.awaitWaiters(t, 1)
@@ -298,12 +298,58 @@ func TestAMoveThatBecomesPossibleWhileItWaitsIsMade(t *testing.T) {
 	require.EqualValues(t, 3, decode(t, document).Version)
 }
 
+func TestOnlyThePaymentAtTheVersionIsMoved(t *testing.T) {
+	t.Parallel()
+	b := newPaymentsDB(t)
+	d := draft(t, payment.StatusSucceeded)
+	_, err := b.Create(t.Context(), d, payment.Origin{})
+	require.NoError(t, err)
+	_, err = b.ChangeStatus(t.Context(), d.ID, 2, payment.StatusDisputed, "")
+	require.Equal(t, fault.Conflict, fault.ClassOf(err), err)
+	require.ErrorContains(t, err, "at version 1, not 2")
+	require.Equal(t, 1, b.count(t, "domain_events"))
+	for range 2 { // the second finds it there, and at another version
+		document, err := b.ChangeStatus(t.Context(), d.ID, 1, payment.StatusDisputed, "")
+		require.NoError(t, err)
+		require.EqualValues(t, 2, decode(t, document).Version)
+	}
+	// Won, and disputed again: the status is what it was, and the payment is not.
+	for _, next := range []payment.Status{payment.StatusSucceeded, payment.StatusDisputed} {
+		_, err = b.ChangeStatus(t.Context(), d.ID, 0, next, "")
+		require.NoError(t, err)
+	}
+	_, err = b.ChangeStatus(t.Context(), d.ID, 2, payment.StatusSucceeded, "")
+	require.Equal(t, fault.Conflict, fault.ClassOf(err), err)
+	require.Equal(t, 4, b.count(t, "domain_events"))
+	_, err = b.ChangeStatus(t.Context(), uuid.New(), 1, payment.StatusRefunded, "")
+	require.Equal(t, fault.NotFound, fault.ClassOf(err), err)
+}
+
+func TestAMoveThatWaitedLooksAtTheVersionAgain(t *testing.T) {
+	t.Parallel()
+	b := newPaymentsDB(t)
+	d := draft(t, payment.StatusSucceeded)
+	_, err := b.Create(t.Context(), d, payment.Origin{})
+	require.NoError(t, err)
+	holder := b.hold(t, "update payments set status = 'disputed' where id = $1", [16]byte(d.ID))
+	done := make(chan error, 1)
+	go func() {
+		_, err := b.ChangeStatus(t.Context(), d.ID, 1, payment.StatusRefunded, "") // which both statuses may become
+		done <- err
+	}()
+	b.awaitWaiters(t, 1)
+	require.NoError(t, holder.Commit(t.Context()))
+	err = <-done
+	require.Equal(t, fault.Conflict, fault.ClassOf(err), err)
+	require.Equal(t, 2, b.count(t, "domain_events"))
+}
+
 func TestAnUnknownPaymentIsNotFound(t *testing.T) {
 	t.Parallel()
 	b := newPaymentsDB(t)
 	_, err := b.Get(t.Context(), uuid.New())
 	require.Equal(t, fault.NotFound, fault.ClassOf(err), err)
-	_, err = b.ChangeStatus(t.Context(), uuid.New(), payment.StatusRefunded, "")
+	_, err = b.ChangeStatus(t.Context(), uuid.New(), 0, payment.StatusRefunded, "")
 	require.Equal(t, fault.NotFound, fault.ClassOf(err), err)
 }
 
@@ -331,7 +377,7 @@ func TestAnOutageIsUnavailable(t *testing.T) {
 		},
 		"get": func() error { _, err := store.Get(t.Context(), id); return err },
 		"change": func() error {
-			_, err := store.ChangeStatus(t.Context(), id, payment.StatusFailed, "")
+			_, err := store.ChangeStatus(t.Context(), id, 0, payment.StatusFailed, "")
 			return err
 		},
 		"append": func() error {
@@ -356,7 +402,7 @@ func TestATimeoutIsUnavailable(t *testing.T) {
 
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	_, err = b.ChangeStatus(ctx, d.ID, payment.StatusFailed, "")
+	_, err = b.ChangeStatus(ctx, d.ID, 0, payment.StatusFailed, "")
 	require.Equal(t, fault.Unavailable, fault.ClassOf(err), err)
 }
 

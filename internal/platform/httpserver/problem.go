@@ -106,9 +106,10 @@ func ReadBytes(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, err
 	if r.ContentLength > limit {
 		return nil, tooLarge(limit)
 	}
-	// One allocation, where the client says the size; ReadFrom wants MinRead bytes to spare, also to meet the end.
+	// One allocation for most, where the client says the size; who says much has to send it first. ReadFrom wants MinRead
+	// bytes to spare, also to meet the end.
 	var body bytes.Buffer
-	body.Grow(int(max(r.ContentLength, 0)) + bytes.MinRead)
+	body.Grow(int(min(max(r.ContentLength, 0), maxFirstRead)) + bytes.MinRead)
 	_, err := body.ReadFrom(http.MaxBytesReader(w, r.Body, limit))
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return nil, tooLarge(limit)
@@ -118,6 +119,9 @@ func ReadBytes(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, err
 	}
 	return body.Bytes(), nil
 }
+
+// maxFirstRead is what is allocated at most before anything came.
+const maxFirstRead = 16 << 10
 
 func tooLarge(limit int64) error {
 	return fault.New(fault.TooLarge, "the body is larger than %d bytes", limit)

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -325,6 +326,27 @@ func TestAContextThatIsOverAlreadyIsAStop(t *testing.T) {
 	require.NoError(t, err)
 	cancel()
 	require.NoError(t, server.Run(ctx))
+}
+
+// firstRead is a body of nothing that remembers how much it was asked for.
+type firstRead struct{ asked int }
+
+func (f *firstRead) Read(p []byte) (int, error) {
+	f.asked = len(p)
+	return 0, io.EOF
+}
+
+func (*firstRead) Close() error { return nil }
+
+func TestABodyTakesNoMemoryForItsSayingSo(t *testing.T) {
+	t.Parallel()
+	body := &firstRead{}
+	req := httptest.NewRequest(http.MethodPost, "/", nil)
+	req.Body, req.ContentLength = body, 1<<30
+	read, err := httpserver.ReadBytes(httptest.NewRecorder(), req, 1<<30)
+	require.NoError(t, err)
+	require.Empty(t, read)
+	require.LessOrEqual(t, body.asked, 20<<10)
 }
 
 func TestReadBody(t *testing.T) {
