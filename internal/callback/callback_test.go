@@ -18,11 +18,21 @@ import (
 
 var paymentID = uuid.MustParse("01890a5d-ac96-774b-bcce-b302099a8057")
 
-// stripeEvent reads an event of the type; behind a slash may be the status of its object.
+// stripeEvent reads an event of the type; behind a slash may be the status of its object. A charge is refunded as a whole.
 func stripeEvent(t require.TestingT, name string) callback.Event {
 	name, status, _ := strings.Cut(name, "/")
-	e, err := callback.Parse(callback.Stripe, nil, fmt.Appendf(nil,
-		`{"id":"evt_1","type":%q,"created":1770000000,"data":{"object":{"status":%q,"metadata":{"payment_id":%q}}}}`, name, status, paymentID))
+	return stripeObject(t, name, fmt.Sprintf(`{"status":%q,"refunded":true,"metadata":{"payment_id":%q}}`, status, paymentID))
+}
+
+func stripeObject(t require.TestingT, name, object string) callback.Event {
+	e, err := callback.Parse(callback.Stripe, nil, fmt.Appendf(nil, `{"id":"evt_1","type":%q,"created":1770000000,"data":{"object":%s}}`, name, object))
+	require.NoError(t, err)
+	return e
+}
+
+// standardEvent reads an event of a provider that signs as Standard Webhooks says.
+func standardEvent(t require.TestingT, name string) callback.Event {
+	e, err := callback.Parse("acme", http.Header{"Webhook-Id": {"msg_1"}}, fmt.Appendf(nil, `{"type":%q,"data":{"payment_id":%q}}`, name, paymentID))
 	require.NoError(t, err)
 	return e
 }
@@ -123,12 +133,15 @@ func TestParseFindsThePaymentAndTheChange(t *testing.T) {
 	require.Equal(t, callback.Event{
 		Provider: "stripe", ID: "evt_1", Type: "charge.refunded", OccurredAt: time.Unix(1770000000, 0).UTC(), PaymentID: paymentID,
 		Change: callback.Change{To: payment.StatusRefunded, From: []payment.Status{payment.StatusSucceeded, payment.StatusDisputed}},
+		State:  "refunded",
 	}, e)
 	require.Equal(t, "stripe:evt_1", e.Key())
 	for name, object := range map[string]string{
 		"metadata":     `{"metadata":{"payment_id":"%s"}}`,
 		"reference":    `{"client_reference_id":"%s","metadata":{}}`,
 		"subscription": `{"payment_intent":"pi_1","subscription_details":{"metadata":{"payment_id":"%s"}}}`,
+		"parent":       `{"payment_intent":"pi_1","parent":{"type":"subscription_details","subscription_details":{"metadata":{"payment_id":"%s"}}}}`,
+		"no parent":    `{"parent":null,"metadata":{"payment_id":"%s"}}`,
 		"expanded":     `{"metadata":{"payment_id":"order-7"},"payment_intent":{"id":"pi_1","metadata":{"payment_id":"%s"}}}`,
 		"null intent":  `{"payment_intent":null,"metadata":{"payment_id":"%s"}}`,
 	} {
@@ -138,7 +151,7 @@ func TestParseFindsThePaymentAndTheChange(t *testing.T) {
 	}
 	unknown := stripeEvent(t, "customer.created")
 	require.False(t, unknown.Change.Known())
-	require.False(t, stripeEvent(t, "charge.dispute.closed/needs_response").Change.Known())
+	require.False(t, unknown.Silent)
 
 	standard, err := callback.Parse("acme", http.Header{"Webhook-Id": {"msg_1"}},
 		fmt.Appendf(nil, `{"type":"payment.failed","timestamp":"2026-01-02T03:04:05Z","data":{"payment_id":%q}}`, paymentID))
@@ -155,11 +168,60 @@ func TestParseFindsThePaymentAndTheChange(t *testing.T) {
 	}
 }
 
+// A charge is "refunded" by a part, and a session "completed" before it is paid.
+func TestATypeIsReadWithItsObject(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name, object string
+		to           payment.Status // none: the type is known, and changes nothing
+	}{
+		{"charge.refunded", `{"refunded":true,"status":"succeeded"}`, payment.StatusRefunded},
+		{"charge.refunded", `{"refunded":false,"amount_refunded":1,"status":"succeeded"}`, ""},
+		{"charge.refunded", `{}`, ""},
+		{"checkout.session.completed", `{"payment_status":"paid","status":"complete"}`, payment.StatusSucceeded},
+		{"checkout.session.completed", `{"payment_status":"no_payment_required"}`, payment.StatusSucceeded},
+		{"checkout.session.completed", `{"payment_status":"unpaid","status":"complete"}`, ""},
+		{"checkout.session.async_payment_succeeded", `{"payment_status":"paid"}`, payment.StatusSucceeded},
+		{"checkout.session.async_payment_failed", `{"payment_status":"unpaid"}`, payment.StatusFailed},
+		{"charge.dispute.closed", `{"status":"won"}`, payment.StatusSucceeded},
+		{"charge.dispute.closed", `{"status":"needs_response"}`, ""},
+		{"payment_intent.created", `{}`, ""},
+		{"payment_intent.requires_action", `{}`, ""},
+		{"charge.updated", `{}`, ""},
+	} {
+		e := stripeObject(t, test.name, test.object)
+		require.Equal(t, test.to, e.Change.To, "%s of %s", test.name, test.object)
+		require.Equal(t, test.to == "", e.Silent, "%s of %s", test.name, test.object)
+	}
+}
+
+func TestAnEventThatWasKeptIsReadByThePresentCode(t *testing.T) {
+	t.Parallel()
+	wide := []payment.Status{payment.StatusPending, payment.StatusProcessing, payment.StatusDisputed}
+	kept := callback.Event{Provider: "acme", Type: "payment.succeeded", Change: callback.Change{To: payment.StatusSucceeded, From: wide}}
+	require.Equal(t, standardEvent(t, "payment.succeeded").Change, kept.Again().Change)
+
+	kept = stripeEvent(t, "charge.dispute.closed/lost")
+	change := kept.Change
+	kept.Change = callback.Change{}
+	require.Equal(t, change, kept.Again().Change)
+
+	kept = stripeObject(t, "charge.refunded", `{"refunded":false}`)
+	kept.Change, kept.Silent = change, false
+	require.True(t, kept.Again().Silent)
+
+	for _, name := range []string{"charge.dispute.closed", "charge.refunded", "an.other"} { // without the state, the type says too little
+		kept = callback.Event{Provider: callback.Stripe, Type: name, Change: change}
+		require.Equal(t, kept, kept.Again())
+	}
+}
+
 func TestWhatIsNoCallbackIsMalformed(t *testing.T) {
 	t.Parallel()
 	for _, body := range []string{
 		"", "[]", "null", "{", `{"type":"charge.refunded"}`, `{"id":"evt_1"}`, `{"id":7,"type":"x"}`,
-		`{"id":"` + strings.Repeat("e", 256) + `","type":"x"}`,
+		`{"id":"` + strings.Repeat("e", 256) + `","type":"x"}`, `{"id":"e","type":"` + strings.Repeat("x", 256) + `"}`,
+		`{"id":"evt\u0000","type":"x"}`, `{"id":"evt","type":"x\u0007"}`, `{"id":"evt\ud800","type":"x"}`, "{\"id\":\"evt\xff\",\"type\":\"x\"}",
 	} {
 		_, err := callback.Parse(callback.Stripe, nil, []byte(body))
 		require.Equal(t, fault.Malformed, fault.ClassOf(err), body)

@@ -17,37 +17,89 @@ type Change struct {
 // Known reports whether the change says anything.
 func (c Change) Known() bool { return c.To != "" }
 
+// endsDispute reports whether only the end of a dispute is such a change.
+func (c Change) endsDispute() bool {
+	return len(c.From) == 1 && c.From[0] == payment.StatusDisputed
+}
+
 // begin is before anybody has decided about the payment.
 var begin = []payment.Status{payment.StatusPending, payment.StatusProcessing}
 
-// stripeChange is what Stripe's types say, https://docs.stripe.com/api/events/types. status is the object's own.
-func stripeChange(eventType, status string) Change {
-	switch eventType {
-	case "payment_intent.processing":
-		return Change{payment.StatusProcessing, []payment.Status{payment.StatusPending}}
-	case "payment_intent.succeeded", "charge.succeeded", "invoice.payment_succeeded", "invoice.paid", "checkout.session.completed":
-		return Change{payment.StatusSucceeded, begin}
-	case "payment_intent.payment_failed", "charge.failed", "invoice.payment_failed":
-		return Change{payment.StatusFailed, begin}
-	case "payment_intent.canceled":
-		return Change{payment.StatusCanceled, begin}
-	case "charge.refunded":
-		return Change{payment.StatusRefunded, []payment.Status{payment.StatusSucceeded, payment.StatusDisputed}}
-	case "charge.dispute.created":
-		return Change{payment.StatusDisputed, []payment.Status{payment.StatusSucceeded}}
-	case "charge.dispute.closed":
-		switch status {
-		case "won", "warning_closed":
-			return Change{payment.StatusSucceeded, []payment.Status{payment.StatusDisputed}}
-		case "lost":
-			return Change{payment.StatusRefunded, []payment.Status{payment.StatusDisputed}}
-		}
+// disputed is where only a dispute leads.
+var disputed = []payment.Status{payment.StatusDisputed}
+
+// changeOf is what a type says when its object is in the state. silent is a type that is known, and says nothing about the
+// status of a payment while its object is so.
+func changeOf(provider, eventType, state string) (change Change, silent bool) {
+	if provider == Stripe {
+		return stripeChange(eventType, state)
 	}
-	return Change{}
+	return standardChange(eventType), false
 }
 
-// standardChange takes payment.<status>, out of whatever may become it.
+// What stripeObject makes of a charge that is refunded.
+const (
+	refundedWhole  = "refunded"
+	refundedPartly = "partially_refunded"
+)
+
+// stripeChange is what Stripe's types say, https://docs.stripe.com/api/events/types. state is that of stripeObject.
+func stripeChange(eventType, state string) (change Change, silent bool) {
+	switch eventType {
+	case "payment_intent.processing":
+		return Change{payment.StatusProcessing, []payment.Status{payment.StatusPending}}, false
+	case "payment_intent.succeeded", "charge.succeeded", "invoice.payment_succeeded", "invoice.paid", "checkout.session.async_payment_succeeded":
+		return Change{payment.StatusSucceeded, begin}, false
+	case "payment_intent.payment_failed", "charge.failed", "invoice.payment_failed", "checkout.session.async_payment_failed":
+		return Change{payment.StatusFailed, begin}, false
+	case "payment_intent.canceled":
+		return Change{payment.StatusCanceled, begin}, false
+	case "charge.dispute.created":
+		return Change{payment.StatusDisputed, []payment.Status{payment.StatusSucceeded}}, false
+	case "checkout.session.completed": // which it is before a bank has transferred anything
+		if state == "paid" || state == "no_payment_required" {
+			return Change{payment.StatusSucceeded, begin}, false
+		}
+		return Change{}, true
+	case "charge.refunded": // which it is by a part of its amount, too
+		if state == refundedWhole {
+			return Change{payment.StatusRefunded, []payment.Status{payment.StatusSucceeded, payment.StatusDisputed}}, false
+		}
+		return Change{}, true
+	case "charge.dispute.closed":
+		switch state {
+		case "won", "warning_closed":
+			return Change{payment.StatusSucceeded, disputed}, false
+		case "lost":
+			return Change{payment.StatusRefunded, disputed}, false
+		}
+		return Change{}, true
+	}
+	return Change{}, slices.Contains(stripeSilent, eventType)
+}
+
+// stripeSilent are types of the objects above that say nothing about a payment's status. A page of Stripe's settings selects
+// them with the others.
+var stripeSilent = []string{
+	"payment_intent.created", "payment_intent.requires_action", "payment_intent.amount_capturable_updated", "payment_intent.partially_funded",
+	"charge.pending", "charge.captured", "charge.updated", "charge.expired", "charge.refund.updated",
+	"charge.dispute.updated", "charge.dispute.funds_withdrawn", "charge.dispute.funds_reinstated",
+	"refund.created", "refund.updated", "refund.failed",
+	"checkout.session.expired",
+	"invoice.created", "invoice.updated", "invoice.finalized", "invoice.sent", "invoice.upcoming", "invoice.payment_action_required",
+	"invoice_payment.paid",
+}
+
+// standardChange takes payment.<status>, and how a dispute ended.
 func standardChange(eventType string) Change {
+	switch eventType {
+	case "payment.succeeded": // the first time: what a dispute becomes has types of its own
+		return Change{payment.StatusSucceeded, begin}
+	case "dispute.won":
+		return Change{payment.StatusSucceeded, disputed}
+	case "dispute.lost":
+		return Change{payment.StatusRefunded, disputed}
+	}
 	name, found := strings.CutPrefix(eventType, "payment.")
 	to := payment.Status(name)
 	if !found || !to.Known() || len(to.Sources()) == 0 {
@@ -72,10 +124,15 @@ const (
 
 // Decide says what becomes of a change for a payment that is current. It looks at no clock: a provider's times are seconds,
 // and two changes can share one.
+//
+// A payment that is there already has been there by the same change, or by somebody else's: to park the change would let it
+// undo, later, what comes next. Only the end of a dispute leads where the payment was before: its dispute may be still to come.
 func Decide(current payment.Status, change Change) Verdict {
 	switch {
 	case slices.Contains(change.From, current):
 		return Apply
+	case current == change.To && !change.endsDispute():
+		return Repeated
 	case slices.ContainsFunc(change.From, func(from payment.Status) bool { return reaches(current, from) }):
 		return Early
 	case current == change.To:

@@ -19,6 +19,9 @@ const (
 	UnknownPayment Outcome = "unknown_payment" // payments-api knew no such payment
 )
 
+// NoChange is the outcome of a callback whose type is known and changes nothing. It is in no payment's history.
+const NoChange Outcome = "no_change"
+
 // Entry is a callback in the history of a payment. There is one for each event, however often it came.
 type Entry struct {
 	Provider   string         `json:"provider"`

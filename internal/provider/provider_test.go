@@ -84,10 +84,28 @@ func TestAnEventIsDeliveredUntilItIsAccepted(t *testing.T) {
 	require.Equal(t, callback.Event{
 		Provider: "stripe", ID: "evt_1", Type: "charge.dispute.closed", OccurredAt: created, PaymentID: paymentID,
 		Change: callback.Change{To: payment.StatusSucceeded, From: []payment.Status{payment.StatusDisputed}},
+		State:  "won",
 	}, d.got[0])
 	require.Equal(t, d.got[0], d.got[2])
 	for _, wait := range d.wait {
 		require.GreaterOrEqual(t, wait, time.Second, "Retry-After")
+	}
+}
+
+func TestABodyIsOfStripesForm(t *testing.T) {
+	t.Parallel()
+	for want, e := range map[string]provider.Event{
+		`"object":"charge","refunded":true,"metadata":`:                                   {Type: "charge.refunded"},
+		`"object":"dispute","status":"won","metadata":`:                                   {Type: "charge.dispute.closed", ObjectStatus: "won"},
+		`"object":"payment_intent","metadata":`:                                           {Type: "payment_intent.succeeded"},
+		`"object":"checkout.session","status":"complete","payment_status":"paid",`:        {Type: "checkout.session.completed"},
+		`"object":"checkout.session","status":"complete","payment_status":"unpaid",`:      {Type: "checkout.session.completed", ObjectStatus: "unpaid"},
+		`"metadata":{"payment_id":"01890a5d-ac96-774b-bcce-b302099a8057"}}}}`:             {Type: "invoice.paid", PaymentID: paymentID},
+		`{"id":"evt_1","object":"event","type":"charge.failed","created":1770000000,"dat`: {ID: "evt_1", Type: "charge.failed", Created: time.Unix(1770000000, 0)},
+	} {
+		body, err := e.Body()
+		require.NoError(t, err)
+		require.Contains(t, string(body), want)
 	}
 }
 

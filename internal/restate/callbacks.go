@@ -45,10 +45,6 @@ const (
 	callbackJournal = time.Hour
 	// parkedFor is how long a callback waits for its predecessor, which a provider sends for three days.
 	parkedFor = 4 * 24 * time.Hour
-	// callsAtOnce bounds the calls of payments-api: one that hangs holds a slot of Restate's, and deliveries need those, too.
-	callsAtOnce = 8
-	// callPatience is how long a callback waits for its turn to call; then it comes again.
-	callPatience = time.Second
 	// deadTopic and the provider stand for a topic in the dead records: there is none.
 	deadTopic = "callbacks/"
 )
@@ -79,12 +75,12 @@ type Callbacks struct {
 	log       *slog.Logger
 	handled   *prometheus.CounterVec
 	parkedFor time.Duration
-	calls     chan struct{} // has one for each call of payments-api that is open
+	gate      gate // before payments-api
 }
 
 // NewCallbacks makes the handlers of the providers' callbacks. Without providers they refuse every one.
 func NewCallbacks(providers callback.Providers, p payments, b burier, d deadRecords, log *slog.Logger, registry prometheus.Registerer) *Callbacks {
-	c := &Callbacks{calls: make(chan struct{}, callsAtOnce), providers: providers, payments: p, burier: b, records: d, log: log, parkedFor: parkedFor, handled: prometheus.NewCounterVec(prometheus.CounterOpts{
+	c := &Callbacks{providers: providers, payments: p, burier: b, records: d, log: log, parkedFor: parkedFor, handled: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "hookline_callbacks_total",
 		Help: "Callbacks of payment providers that were decided about, by what became of them.",
 	}, []string{"provider", "outcome"})}
@@ -96,7 +92,8 @@ func NewCallbacks(providers callback.Providers, p payments, b burier, d deadReco
 const (
 	outcomeBadSignature = "bad_signature"
 	outcomeTooLarge     = "too_large"
-	outcomeDead         = "dead" // kept as a dead record before any payment was looked at
+	outcomeDead         = "dead"    // kept as a dead record before any payment was looked at
+	outcomeWaiting      = "waiting" // not decided about: it comes again, and is counted each time
 )
 
 func (c *Callbacks) definitions(options ...sdk.ServiceDefinitionOption) []sdk.ServiceDefinition {
@@ -169,6 +166,10 @@ func (c *Callbacks) route(ctx sdk.Context, providers []string, body []byte) erro
 		c.count(provider, outcomeBadSignature)
 		return refusal(http.StatusUnauthorized, r.Refused)
 	}
+	if r.Event.Silent {
+		c.count(r.Provider, string(callback.NoChange))
+		return nil
+	}
 	if r.Dead != "" {
 		return c.buryRaw(ctx, r, headers, body)
 	}
@@ -197,6 +198,7 @@ func (*Callbacks) read(r received, header http.Header, body []byte) received {
 	switch {
 	case err != nil:
 		r.Dead, r.Detail = delivery.ReasonCallbackUndecodable, err.Error()
+	case e.Silent: // whatever payment it names
 	case !e.Change.Known():
 		r.Dead, r.Detail = delivery.ReasonCallbackUnknownType, fmt.Sprintf("the type %q says nothing about a payment that is known here", e.Type)
 	case e.PaymentID == uuid.Nil:
@@ -255,6 +257,10 @@ func (c *Callbacks) redrive(ctx sdk.Context, input RedriveInput) (callback.Outco
 	if r.Refused != "" || r.Dead != "" {
 		return "", refusal(http.StatusUnprocessableEntity, r.Refused+r.Detail)
 	}
+	if r.Event.Silent {
+		c.count(r.Event.Provider, string(callback.NoChange))
+		return callback.NoChange, nil
+	}
 	outcome, err := sdk.Object[callback.Outcome](ctx, TrackerService, r.Event.PaymentID.String(), ApplyHandler).Request(tracked{Event: r.Event, ReceivedAt: r.At})
 	if err != nil {
 		return "", err
@@ -284,6 +290,7 @@ func (c *Callbacks) exhume(record delivery.Buried) received {
 		if err := json.Unmarshal(record.Value, &r.Event); err != nil || r.Event.PaymentID == uuid.Nil {
 			r.Refused = "the record's event cannot be read"
 		}
+		r.Event = r.Event.Again()
 	default:
 		r.Refused = "the record is no callback"
 	}

@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -24,6 +23,8 @@ import (
 	"github.com/hookline/hookline/internal/apiclient"
 	"github.com/hookline/hookline/internal/callback"
 	"github.com/hookline/hookline/internal/delivery"
+	"github.com/hookline/hookline/internal/dispatch"
+	"github.com/hookline/hookline/internal/event"
 	"github.com/hookline/hookline/internal/fault"
 	"github.com/hookline/hookline/internal/payment"
 	"github.com/hookline/hookline/internal/signing"
@@ -217,12 +218,16 @@ func (w *callbackWorld) restart(t *testing.T, secrets string) {
 	w.server.CloseClientConnections()
 }
 
-// stripeBody is an event of Stripe's; behind a slash of the type may be the status of its object. Restate keeps the keys of
-// all tests, so that the payment's id is a part of the event's.
+// stripeBody is an event of Stripe's; behind a slash of the type may be the status of its object. A charge is refunded as a
+// whole. Restate keeps the keys of all tests, so that the payment's id is a part of the event's.
 func stripeBody(eventID, eventType string, paymentID uuid.UUID) []byte {
+	return stripeBodyAt(time.Now(), eventID, eventType, paymentID)
+}
+
+func stripeBodyAt(at time.Time, eventID, eventType string, paymentID uuid.UUID) []byte {
 	eventType, status, _ := strings.Cut(eventType, "/")
-	return fmt.Appendf(nil, `{"id":"%s_%s","type":%q,"created":%d,"data":{"object":{"status":%q,"metadata":{"payment_id":%q}}}}`,
-		eventID, paymentID, eventType, time.Now().Unix(), status, paymentID)
+	return fmt.Appendf(nil, `{"id":"%s_%s","type":%q,"created":%d,"data":{"object":{"status":%q,"refunded":true,"metadata":{"payment_id":%q}}}}`,
+		eventID, paymentID, eventType, at.Unix(), status, paymentID)
 }
 
 func stripeHeader(secret string, body []byte) http.Header {
@@ -398,6 +403,7 @@ func TestACallbackWaitsForPaymentsAPIAndHoldsNothing(t *testing.T) { //nolint:pa
 	require.Equal(t, []string{"scheduled"}, w.invocations(t, id, "status <> 'completed'"), "a timer, and nothing that backs off")
 	require.Eventually(t, func() bool { return w.bank.readsOf(id) == 2 && w.quiet(t, id) }, 20*time.Second, 5*time.Millisecond)
 	require.Equal(t, []string{"scheduled"}, w.invocations(t, id, "status <> 'completed'"))
+	require.GreaterOrEqual(t, w.counted("stripe", outcomeWaiting), 2.0)
 	w.bank.set(func() { w.bank.away = false })
 	w.outcomes(t, id, map[string]callback.Outcome{"evt_1": callback.Applied})
 	require.Equal(t, payment.StatusSucceeded, w.bank.status(id))
@@ -553,41 +559,167 @@ func TestTheHistoryAnswersWhileACallbackIsApplied(t *testing.T) { //nolint:paral
 	require.Equal(t, []payment.Status{payment.StatusSucceeded, payment.StatusRefunded}, w.bank.movesOf(id))
 }
 
-// A payments-api that hangs must not take all of Restate's slots from the deliveries.
-func TestFewCallbacksAtATimeHangWithPaymentsAPI(t *testing.T) { //nolint:paralleltest // see above
+// A payments-api that hangs must not take Restate's slots from the deliveries.
+func TestDeliveriesAreServedWhileCallbacksWaitForAPaymentsAPIThatHangs(t *testing.T) { //nolint:paralleltest // see above
 	w := newCallbackWorld(t)
-	const more = 3
-	var ids []uuid.UUID
-	var hanging atomic.Int32
+	const waiting = 300
 	release := make(chan struct{})
-	w.bank.set(func() {
-		w.bank.reading = func() {
-			hanging.Add(1)
-			<-release
-		}
-	})
-	var sends sync.WaitGroup
-	for range callsAtOnce + more {
-		id := w.bank.add(payment.StatusPending)
-		ids = append(ids, id)
-		body := stripeBody("evt", "charge.succeeded", id)
-		sends.Go(func() {
-			if err := w.send(t, body); err != nil {
-				t.Error(err)
+	letGo := sync.OnceFunc(func() { close(release) })
+	t.Cleanup(letGo)
+	w.bank.set(func() { w.bank.reading = func() { <-release } })
+	ids := make([]uuid.UUID, waiting)
+	todo := make(chan uuid.UUID, waiting)
+	for i := range ids {
+		ids[i] = w.bank.add(payment.StatusPending)
+		todo <- ids[i]
+	}
+	close(todo)
+	var senders sync.WaitGroup
+	for range callsAtOnce {
+		senders.Go(func() {
+			for id := range todo {
+				body := stripeBody("evt", "charge.succeeded", id)
+				status, answer := w.post(t, "/WebhookCallbackRouter/OnStripeEvent", "application/json", stripeHeader(stripeSecret, body), body)
+				if status != http.StatusOK {
+					t.Error(status, answer)
+				}
 			}
 		})
 	}
-	sends.Wait()
-	require.Eventually(t, func() bool {
-		scheduled := 0
-		for _, id := range ids {
-			scheduled += len(w.invocations(t, id, "status = 'scheduled'"))
-		}
-		return scheduled == more && hanging.Load() == callsAtOnce
-	}, 20*time.Second, 10*time.Millisecond)
-	close(release)
+	senders.Wait()
+	require.Eventually(t, func() bool { return w.counted("stripe", outcomeWaiting) >= waiting }, 60*time.Second, 10*time.Millisecond, "each ends, and comes again")
+
+	for range 20 {
+		one := ref()
+		served := make(chan struct{}, 1)
+		w.scripts.onProcess(one.ID, func(context.Context, string, []event.Ref) (dispatch.Result, error) {
+			served <- struct{}{}
+			return dispatch.Result{}, nil
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		require.NoError(t, w.client.Dispatch(ctx, one.ID.String(), []event.Ref{one}))
+		cancel()
+		receive(t, served)
+		require.LessOrEqual(t, w.calling(), callsAtOnce)
+	}
+	require.Eventually(t, func() bool { return w.calling() <= 1 }, 20*time.Second, time.Millisecond, "once those have ended only one probes")
 	for _, id := range ids {
-		w.outcomes(t, id, map[string]callback.Outcome{"evt": callback.Applied})
+		require.Equal(t, payment.StatusPending, w.bank.status(id))
+	}
+	letGo()
+	require.Eventually(t, func() bool {
+		return !slices.ContainsFunc(ids, func(id uuid.UUID) bool { return w.bank.status(id) != payment.StatusSucceeded })
+	}, 90*time.Second, 100*time.Millisecond)
+}
+
+// calling is how many calls of payments-api are open.
+func (w *callbackWorld) calling() int {
+	w.callbacks.gate.mu.Lock()
+	defer w.callbacks.gate.mu.Unlock()
+	return w.callbacks.gate.open
+}
+
+// What is there already is not kept for later, where it would end a dispute.
+func TestASuccessThatIsToldTwiceEndsNoDispute(t *testing.T) { //nolint:paralleltest // see above
+	w := newCallbackWorld(t)
+	id := w.bank.add(payment.StatusSucceeded)
+	secret, err := signing.ParseSecret(acmeSecret)
+	require.NoError(t, err)
+	want := map[string]callback.Outcome{}
+	for i, each := range []struct {
+		eventType string
+		outcome   callback.Outcome
+	}{
+		{"payment.succeeded", callback.AlreadyThere},
+		{"payment.disputed", callback.Applied},
+		{"payment.disputed", callback.AlreadyThere},
+		{"payment.succeeded", callback.Overtaken},
+		{"dispute.won", callback.Applied},
+	} {
+		if each.eventType == "dispute.won" {
+			require.Equal(t, payment.StatusDisputed, w.bank.status(id))
+		}
+		body := fmt.Appendf(nil, `{"type":%q,"timestamp":"2026-02-23T12:00:0%dZ","data":{"payment_id":%q}}`, each.eventType, i, id)
+		header := http.Header{headerProvider: {"acme"}, "Webhook-Id": {fmt.Sprintf("msg_%d_%s", i, id)}, "Webhook-Timestamp": {fmt.Sprint(time.Now().Unix())}}
+		header.Set("Webhook-Signature", secret.Sign(header.Get("Webhook-Id"), time.Now(), body))
+		status, answer := w.post(t, "/WebhookCallbackRouter/OnEvent", "application/json", header, body)
+		require.Equal(t, http.StatusOK, status, answer)
+		want[fmt.Sprintf("msg_%d", i)] = each.outcome
+		w.outcomes(t, id, want)
+	}
+	require.Equal(t, []payment.Status{payment.StatusDisputed, payment.StatusSucceeded}, w.bank.movesOf(id))
+}
+
+func TestTheEndOfADisputeThatWasParkedDoesNotEndTheNext(t *testing.T) { //nolint:paralleltest // see above
+	w := newCallbackWorld(t)
+	w.callbacks.parkedFor = time.Second
+	id := w.bank.add(payment.StatusSucceeded)
+	at := time.Now().Truncate(time.Second)
+	send := func(seconds int, name, eventType string) {
+		require.NoError(t, w.send(t, stripeBodyAt(at.Add(time.Duration(seconds)*time.Second), name, eventType, id)))
+	}
+	send(2, "evt_won", "charge.dispute.closed/won")
+	w.outcomes(t, id, map[string]callback.Outcome{"evt_won": callback.Parked})
+	send(3, "evt_next", "charge.dispute.created")
+	w.outcomes(t, id, map[string]callback.Outcome{"evt_won": callback.Overtaken, "evt_next": callback.Applied})
+	send(1, "evt_first", "charge.dispute.created")
+	w.outcomes(t, id, map[string]callback.Outcome{"evt_won": callback.Overtaken, "evt_next": callback.Applied, "evt_first": callback.AlreadyThere})
+	require.Eventually(t, func() bool { return len(w.invocations(t, id, "status <> 'completed'")) == 0 }, 20*time.Second, 20*time.Millisecond, "nor when it is overdue")
+	require.Equal(t, payment.StatusDisputed, w.bank.status(id))
+	require.Empty(t, w.graves.all())
+	send(4, "evt_end", "charge.dispute.closed/won")
+	w.outcomes(t, id, map[string]callback.Outcome{
+		"evt_won": callback.Overtaken, "evt_next": callback.Applied, "evt_first": callback.AlreadyThere, "evt_end": callback.Applied,
+	})
+}
+
+func TestATypeThatChangesNothingIsNoDeadRecord(t *testing.T) { //nolint:paralleltest // see above
+	w := newCallbackWorld(t)
+	id := w.bank.add(payment.StatusSucceeded)
+	require.NoError(t, w.send(t, stripeBody("evt_1", "payment_intent.created", id)))
+	require.NoError(t, w.send(t, stripeBody("evt_2", "charge.dispute.closed/needs_response", id)))
+	require.NoError(t, w.send(t, fmt.Appendf(nil, `{"id":"evt_3_%s","type":"charge.refunded","data":{"object":{"refunded":false,"amount_refunded":5}}}`, id)), "of no payment of ours")
+	require.InDelta(t, 3, w.counted("stripe", string(callback.NoChange)), 0)
+	require.Empty(t, w.graves.all())
+	require.Zero(t, w.bank.readsOf(id))
+}
+
+// The event was kept by a build that took a part of the amount for the whole, and another that knew the type.
+func TestADeadRecordIsDrivenAgainByThePresentCode(t *testing.T) { //nolint:paralleltest // see above
+	w := newCallbackWorld(t)
+	bury := func(reason string, e callback.Event) int64 {
+		value, err := json.Marshal(e)
+		require.NoError(t, err)
+		require.NoError(t, w.graves.Bury(t.Context(), delivery.DeadRecord{Topic: deadTopic + e.Provider, Partition: -1, Offset: -1, Reason: reason, Value: value}))
+		return int64(len(w.graves.all()))
+	}
+	everywhere := []payment.Status{payment.StatusPending, payment.StatusProcessing, payment.StatusSucceeded, payment.StatusDisputed}
+	id := w.bank.add(payment.StatusDisputed)
+	stale := callback.Event{
+		Provider: "acme", ID: "evt_1_" + id.String(), Type: "payment.succeeded", PaymentID: id,
+		Change: callback.Change{To: payment.StatusSucceeded, From: everywhere},
+	}
+	outcome, err := w.client.RedriveCallback(t.Context(), bury(delivery.ReasonCallbackEarly, stale))
+	require.NoError(t, err)
+	require.Equal(t, callback.Overtaken, outcome)
+	part := callback.Event{
+		Provider: callback.Stripe, ID: "evt_2_" + id.String(), Type: "charge.refunded", State: "partially_refunded", PaymentID: id,
+		Change: callback.Change{To: payment.StatusRefunded, From: everywhere},
+	}
+	outcome, err = w.client.RedriveCallback(t.Context(), bury(delivery.ReasonCallbackContradicts, part))
+	require.NoError(t, err)
+	require.Equal(t, callback.NoChange, outcome)
+	require.Empty(t, w.bank.movesOf(id))
+}
+
+// Straight at the ingress, where no door has looked at it.
+func TestAnEventWhoseIDIsNoTextIsADeadRecord(t *testing.T) { //nolint:paralleltest // see above
+	w := newCallbackWorld(t)
+	for i, body := range []string{`{"id":"evt\u0000","type":"charge.succeeded"}`, `{"id":"evt","type":"charge\u0000"}`} {
+		status, answer := w.post(t, "/WebhookCallbackRouter/OnStripeEvent", "application/json", stripeHeader(stripeSecret, []byte(body)), []byte(body))
+		require.Equal(t, http.StatusOK, status, answer)
+		require.Len(t, w.graves.all(), i+1)
+		require.Equal(t, delivery.ReasonCallbackUndecodable, w.graves.all()[i].Reason)
 	}
 }
 

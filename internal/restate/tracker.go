@@ -25,10 +25,12 @@ const (
 	maxParked  = 100
 )
 
-// A callback that finds payments-api away comes again after the first wait, then the double, up to the longest.
+// A callback that finds payments-api away comes again after the first wait, then the double, up to the longest; one that
+// finds too many others calling, after the short one. Each comes a random part of up to half of it sooner.
 const (
 	firstWait   = 2 * time.Second
 	longestWait = time.Minute
+	shortWait   = time.Second
 )
 
 // maxTurns bounds how often a change is decided anew because somebody else moved the payment in between.
@@ -38,7 +40,7 @@ const maxTurns = 5
 type tracked struct {
 	Event      callback.Event `json:"event"`
 	ReceivedAt time.Time      `json:"received_at"`
-	// Attempt counts how often payments-api was away.
+	// Attempt counts how often payments-api was away; it is 1 when only others were in the way.
 	Attempt int `json:"attempt,omitempty"`
 	// Overdue says that the callback was parked, and that its predecessor should have come by now.
 	Overdue bool `json:"overdue,omitempty"`
@@ -57,6 +59,7 @@ const (
 	stateSeen    = "seen"
 	stateParked  = "parked"
 	stateStarted = "started"
+	stateDispute = "dispute"
 )
 
 // reading is a payment as payments-api said it is, or why that is not known. A value, so that an invocation ends instead
@@ -73,9 +76,13 @@ type problem string
 
 const (
 	problemAway    problem = "away"    // it may or may not have done what it was asked for
+	problemBusy    problem = "busy"    // it was not asked, as too many others were asking
 	problemMissing problem = "missing" // there is no such payment
 	problemRefused problem = "refused" // the payment cannot become that
 )
+
+// undecided reports whether nothing can be decided with it.
+func (p problem) undecided() bool { return p == problemAway || p == problemBusy }
 
 // tracker is one payment's callbacks during one execution.
 type tracker struct {
@@ -85,6 +92,7 @@ type tracker struct {
 	seen    []string  // keys of the events that were decided about, oldest first
 	parked  []tracked // those of them that wait for their predecessor
 	started *started
+	dispute callback.Dispute
 	now     reading
 	counts  []func()
 }
@@ -123,7 +131,7 @@ func (t *tracker) run(m tracked) (callback.Outcome, error) {
 	if err := t.look(m); err != nil {
 		return undecided, err
 	}
-	if t.now.Problem == problemAway {
+	if t.now.Problem.undecided() {
 		t.again(m)
 		return undecided, nil
 	}
@@ -177,7 +185,7 @@ func (t *tracker) take(m tracked) (callback.Outcome, error) {
 	change := m.Event.Change
 	for range maxTurns {
 		switch t.now.Problem {
-		case problemAway:
+		case problemAway, problemBusy:
 			return undecided, nil
 		case problemMissing:
 			return callback.UnknownPayment, nil
@@ -186,7 +194,7 @@ func (t *tracker) take(m tracked) (callback.Outcome, error) {
 		if t.hasMoved(m) {
 			return callback.Applied, nil
 		}
-		switch callback.Decide(t.now.Status, change) {
+		switch t.dispute.Decide(t.now.Status, m.Event) {
 		case callback.Early:
 			return callback.Parked, nil
 		case callback.Repeated:
@@ -252,6 +260,7 @@ func (t *tracker) conclude(m tracked, outcome callback.Outcome) error {
 	default:
 	}
 	t.write(m, outcome)
+	t.dispute = t.dispute.After(m.Event, outcome)
 	t.counts = append(t.counts, func() { t.count(m.Event.Provider, string(outcome)) })
 	if dead != "" {
 		// It is not seen: driven again, it is decided again.
@@ -299,12 +308,12 @@ func (t *tracker) buryEvent(e callback.Event, reason string) error {
 	return t.bury(t.ctx, e.Provider, reason, detail, []byte(e.PaymentID.String()), value)
 }
 
-// turn is the oldest parked callback that is not early any more.
+// turn is the oldest parked callback that is not early any more: its turn has come, or has passed.
 func (t *tracker) turn() *tracked {
 	var next *tracked
 	for i := range t.parked {
 		p := &t.parked[i]
-		if callback.Decide(t.now.Status, p.Event.Change) != callback.Early && (next == nil || p.Event.OccurredAt.Before(next.Event.OccurredAt)) {
+		if t.dispute.Decide(t.now.Status, p.Event) != callback.Early && (next == nil || p.Event.OccurredAt.Before(next.Event.OccurredAt)) {
 			next = p
 		}
 	}
@@ -327,7 +336,7 @@ func (t *tracker) look(m tracked) error {
 // ask asks payments-api in a step.
 func (t *tracker) ask(m tracked, name string, do func(context.Context) (payment.Payment, error)) (reading, error) {
 	r, err := sdk.Run(t.ctx, func(run sdk.RunContext) (reading, error) {
-		p, err := t.call(run, do)
+		p, err := t.gate.do(run, do)
 		if run.Err() != nil {
 			return reading{}, run.Err() // it was not payments-api
 		}
@@ -336,16 +345,23 @@ func (t *tracker) ask(m tracked, name string, do func(context.Context) (payment.
 			return r, nil
 		}
 		r.Detail = err.Error()
-		switch fault.ClassOf(err) {
-		case fault.NotFound:
+		level := slog.LevelDebug // one that was let through says it for all
+		switch class := fault.ClassOf(err); {
+		case class == fault.NotFound:
 			r.Problem = problemMissing
-		case fault.Conflict:
+			return r, nil
+		case class == fault.Conflict:
 			r.Problem = problemRefused
-		default:
+			return r, nil
+		case errors.Is(err, errGateFull):
+			r.Problem = problemBusy
+		case errors.Is(err, errGateShut):
 			r.Problem = problemAway
-			t.log.LogAttrs(run, slog.LevelWarn, "a callback waits for payments-api", slog.String("payment_id", m.Event.PaymentID.String()),
-				slog.String("event", m.Event.Key()), slog.Int("attempt", m.Attempt), logging.Error(err))
+		default:
+			r.Problem, level = problemAway, slog.LevelWarn
 		}
+		t.log.LogAttrs(run, level, "a callback waits for payments-api", slog.String("payment_id", m.Event.PaymentID.String()),
+			slog.String("event", m.Event.Key()), slog.Int("attempt", m.Attempt), logging.Error(err))
 		return r, nil
 	}, sdk.WithName(name))
 	if err != nil {
@@ -354,27 +370,20 @@ func (t *tracker) ask(m tracked, name string, do func(context.Context) (payment.
 	return r, nil
 }
 
-// call calls payments-api when fewer than callsAtOnce others do.
-func (c *Callbacks) call(ctx context.Context, do func(context.Context) (payment.Payment, error)) (payment.Payment, error) {
-	select {
-	case c.calls <- struct{}{}:
-		defer func() { <-c.calls }()
-		return do(ctx)
-	case <-ctx.Done():
-		return payment.Payment{}, ctx.Err()
-	case <-time.After(callPatience):
-		return payment.Payment{}, fault.New(fault.Unavailable, "too many calls of payments-api wait for an answer")
-	}
-}
-
 // again sends the callback to this tracker once more, after a wait that holds nothing.
 func (t *tracker) again(m tracked) {
 	wait := longestWait
-	if m.Attempt < 5 {
-		wait = min(wait, firstWait<<m.Attempt)
+	if t.now.Problem == problemBusy {
+		wait, m.Attempt = shortWait, max(m.Attempt, 1)
+	} else {
+		if m.Attempt < 5 {
+			wait = min(wait, firstWait<<m.Attempt)
+		}
+		m.Attempt++
 	}
-	m.Attempt++
+	wait -= time.Duration(sdk.Rand(t.ctx).Int64N(int64(wait / 2))) // or they all come at once
 	t.send(m, wait)
+	t.counts = append(t.counts, func() { t.count(m.Event.Provider, outcomeWaiting) })
 }
 
 func (t *tracker) send(m tracked, delay time.Duration) {
@@ -382,11 +391,12 @@ func (t *tracker) send(m tracked, delay time.Duration) {
 }
 
 func (t *tracker) load() error {
-	var errs [4]error
+	var errs [5]error
 	t.history, errs[0] = get[[]callback.Entry](t.ctx, stateHistory)
 	t.seen, errs[1] = get[[]string](t.ctx, stateSeen)
 	t.parked, errs[2] = get[[]tracked](t.ctx, stateParked)
 	t.started, errs[3] = get[*started](t.ctx, stateStarted)
+	t.dispute, errs[4] = get[callback.Dispute](t.ctx, stateDispute)
 	return errors.Join(errs[:]...)
 }
 
@@ -394,6 +404,9 @@ func (t *tracker) save() {
 	set(t.ctx, stateHistory, t.history)
 	set(t.ctx, stateSeen, t.seen)
 	set(t.ctx, stateParked, t.parked)
+	if !t.dispute.At.IsZero() {
+		sdk.Set(t.ctx, stateDispute, t.dispute)
+	}
 }
 
 // set keeps nothing of an empty list.
