@@ -438,14 +438,18 @@ values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 on conflict (topic, partition, "offset", value_sha256) do update set
     event_id = excluded.event_id, reason = excluded.reason, detail = excluded.detail, buried = dead_records.buried + 1, redriven_at = null`
 
-// Bury keeps a record that cannot become a delivery. One that is there already is open again, whoever has driven it.
+// Bury keeps a record that cannot become a delivery. One that is there already is open again, whoever has driven it. Texts,
+// which may quote what came from outside, lose what PostgreSQL takes for none; key and value are kept as they are.
 func (l *Ledger) Bury(ctx context.Context, record delivery.DeadRecord) error {
+	text := func(s string) string {
+		return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
+	}
 	var eventID *[16]byte
 	if record.EventID != uuid.Nil {
 		eventID = (*[16]byte)(&record.EventID)
 	}
 	hash := sha256.Sum256(record.Value)
-	_, err := l.pool.Exec(ctx, buryRecord, record.Topic, record.Partition, record.Offset, eventID, record.Reason, record.Detail,
+	_, err := l.pool.Exec(ctx, buryRecord, text(record.Topic), record.Partition, record.Offset, eventID, text(record.Reason), text(record.Detail),
 		record.Key, record.Value, hash[:])
 	if err != nil {
 		return classify("keeping a dead record", err)
