@@ -85,6 +85,11 @@ func NewCallbacks(providers callback.Providers, p payments, b burier, d deadReco
 		Help: "Callbacks of payment providers that were decided about, by what became of them.",
 	}, []string{"provider", "outcome"})}
 	registry.MustRegister(c.handled)
+	c.handled.WithLabelValues(strangers, outcomeBadSignature) // so that there is a first one
+	for _, provider := range providers.Names() {
+		c.handled.WithLabelValues(provider, outcomeBadSignature)
+		c.handled.WithLabelValues(provider, outcomeWaiting)
+	}
 	return c
 }
 
@@ -95,6 +100,9 @@ const (
 	outcomeDead         = "dead"    // kept as a dead record before any payment was looked at
 	outcomeWaiting      = "waiting" // not decided about: it comes again, and is counted each time
 )
+
+// strangers are providers that are not set up here: anybody may send anything.
+const strangers = "unknown"
 
 func (c *Callbacks) definitions(options ...sdk.ServiceDefinitionOption) []sdk.ServiceDefinition {
 	body := sdk.WithInputCodec(anyBody{encoding.BinaryCodec})
@@ -328,7 +336,7 @@ func refusal(code sdk.Code, text string) sdk.TerminalError {
 // count is called at the end of an invocation, which a second execution seldom reaches.
 func (c *Callbacks) count(provider, outcome string) {
 	if !c.providers.Has(provider) {
-		provider = "unknown" // anybody may send anything
+		provider = strangers
 	}
 	c.handled.WithLabelValues(provider, outcome).Inc()
 }

@@ -81,7 +81,7 @@ func TestEveryAlertSaysWhatToDoAndWhere(t *testing.T) {
 		if rule.Alert == "" {
 			continue
 		}
-		require.Contains(t, []string{"page", "warn"}, rule.Labels["severity"], rule.Alert)
+		require.Contains(t, []string{"page", "warn", "info"}, rule.Labels["severity"], rule.Alert)
 		require.NotEmpty(t, rule.Labels["component"], rule.Alert)
 		require.NotEmpty(t, rule.Annotations["summary"], rule.Alert)
 		require.NotEmpty(t, rule.Annotations["description"], rule.Alert)
