@@ -64,19 +64,13 @@ func (c *Client) Payment(ctx context.Context, id uuid.UUID) (payment.Payment, er
 	return c.payment(ctx, http.MethodGet, id, nil)
 }
 
-// ChangeStatus moves the payment to a status and returns it as it is then. It may be repeated: a payment that is there
-// already is left alone. A fault.Conflict error means that it cannot go there from where it is, a fault.NotFound that there
-// is none; after a fault.Unavailable it may or may not have moved.
-func (c *Client) ChangeStatus(ctx context.Context, id uuid.UUID, status payment.Status) (payment.Payment, error) {
-	return c.ChangeStatusOf(ctx, id, 0, status)
-}
-
-// ChangeStatusOf is ChangeStatus of the payment at a version only: where it is at another one, and not at the status already,
-// that is a fault.Conflict. 0 is any version.
-func (c *Client) ChangeStatusOf(ctx context.Context, id uuid.UUID, version int64, status payment.Status) (payment.Payment, error) {
+// ChangeStatus moves the payment at a version to a status, and returns it as it is then. It may be repeated: a payment that is
+// there already is left alone. A fault.Conflict error means that it is at another version, or cannot go there from where it
+// is, a fault.NotFound that there is none; after a fault.Unavailable it may or may not have moved.
+func (c *Client) ChangeStatus(ctx context.Context, id uuid.UUID, version int64, status payment.Status) (payment.Payment, error) {
 	body, err := json.Marshal(struct {
 		Status  payment.Status `json:"status"`
-		Version int64          `json:"if_version,omitempty"`
+		Version int64          `json:"if_version"`
 	}{status, version})
 	if err != nil {
 		return payment.Payment{}, fmt.Errorf("encoding a status: %w", err)

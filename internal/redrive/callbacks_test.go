@@ -64,13 +64,13 @@ func (d *desk) Payment(_ context.Context, id uuid.UUID) (payment.Payment, error)
 	return d.payment, nil
 }
 
-func (d *desk) ChangeStatus(ctx context.Context, id uuid.UUID, status payment.Status) (payment.Payment, error) {
+func (d *desk) ChangeStatus(ctx context.Context, id uuid.UUID, version int64, status payment.Status) (payment.Payment, error) {
 	if p, err := d.Payment(ctx, id); err != nil {
 		return p, err
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.payment.Status != status && !d.payment.Status.CanBecome(status) {
+	if d.payment.Status != status && (d.payment.Version != version || !d.payment.Status.CanBecome(status)) {
 		return payment.Payment{}, fault.New(fault.Conflict, "it cannot become that")
 	}
 	d.payment.Status = status

@@ -52,7 +52,7 @@ const (
 // payments is payments-api, by the errors of apiclient.
 type payments interface {
 	Payment(ctx context.Context, id uuid.UUID) (payment.Payment, error)
-	ChangeStatus(ctx context.Context, id uuid.UUID, status payment.Status) (payment.Payment, error)
+	ChangeStatus(ctx context.Context, id uuid.UUID, version int64, status payment.Status) (payment.Payment, error)
 }
 
 // burier keeps the callbacks that cannot be applied.

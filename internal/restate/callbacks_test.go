@@ -91,7 +91,10 @@ func (b *bank) readsOf(id uuid.UUID) int {
 }
 
 func (b *bank) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	var asked struct{ Status payment.Status }
+	var asked struct {
+		Status  payment.Status `json:"status"`
+		Version int64          `json:"if_version"`
+	}
 	if r.Method == http.MethodPatch {
 		if err := json.NewDecoder(r.Body).Decode(&asked); err != nil {
 			panic(err)
@@ -107,7 +110,7 @@ func (b *bank) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		b.moving = nil
 		moving()
 	}
-	status, answer, moved := b.handle(r, asked.Status)
+	status, answer, moved := b.handle(r, asked.Status, asked.Version)
 	hook := b.moved
 	if moved {
 		b.moved = nil
@@ -120,7 +123,7 @@ func (b *bank) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Write(answer)
 }
 
-func (b *bank) handle(r *http.Request, next payment.Status) (status int, answer []byte, moved bool) {
+func (b *bank) handle(r *http.Request, next payment.Status, version int64) (status int, answer []byte, moved bool) {
 	id := uuid.MustParse(strings.TrimPrefix(r.URL.Path, "/payments/"))
 	if r.Method == http.MethodGet {
 		b.reads[id]++
@@ -131,7 +134,7 @@ func (b *bank) handle(r *http.Request, next payment.Status) (status int, answer 
 		return http.StatusServiceUnavailable, []byte(`{"detail":"no database"}`), false
 	case p == nil:
 		return http.StatusNotFound, []byte(`{"detail":"there is no such payment"}`), false
-	case next != "" && next != p.Status && !p.Status.CanBecome(next):
+	case next != "" && next != p.Status && (p.Version != version || !p.Status.CanBecome(next)):
 		return http.StatusConflict, []byte(`{"detail":"it cannot become that"}`), false
 	case next != "" && next != p.Status:
 		p.Status, moved = next, true
@@ -760,6 +763,24 @@ func TestAChangeThatIsRefusedIsDecidedAgain(t *testing.T) { //nolint:paralleltes
 	require.Equal(t, delivery.ReasonCallbackContradicts, w.graves.all()[0].Reason)
 	require.Contains(t, w.graves.all()[0].Detail, "is canceled")
 	require.Equal(t, 2, w.bank.readsOf(id))
+}
+
+// The interleaving: the payment moves on between the look and the change, to where the change would be another one, the end
+// of a dispute.
+func TestAChangeIsOfThePaymentThatWasLookedAt(t *testing.T) { //nolint:paralleltest // see above
+	w := newCallbackWorld(t)
+	id := w.bank.add(payment.StatusPending)
+	w.bank.set(func() {
+		w.bank.moving = func() {
+			p := w.bank.payments[id]
+			p.Status, p.Version = payment.StatusDisputed, p.Version+2
+		}
+	})
+	require.NoError(t, w.send(t, stripeBody("evt", "charge.succeeded", id)))
+	// Whether the payment went through this change or past it cannot be told, as an answer may have been lost.
+	w.outcomes(t, id, map[string]callback.Outcome{"evt": callback.Applied})
+	require.Empty(t, w.bank.movesOf(id))
+	require.Equal(t, payment.StatusDisputed, w.bank.status(id))
 }
 
 func TestACallbackWhosePredecessorNeverComesIsADeadRecord(t *testing.T) { //nolint:paralleltest // see above

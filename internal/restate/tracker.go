@@ -205,10 +205,11 @@ func (t *tracker) take(m tracked) (callback.Outcome, error) {
 			return callback.Contradicts, nil
 		case callback.Apply:
 		}
-		t.started = &started{tracked: m, Version: t.now.Version}
+		version := t.now.Version // only of what was decided about
+		t.started = &started{tracked: m, Version: version}
 		sdk.Set(t.ctx, stateStarted, t.started)
 		moved, err := t.ask(m, "change status", func(ctx context.Context) (payment.Payment, error) {
-			return t.payments.ChangeStatus(ctx, m.Event.PaymentID, change.To)
+			return t.payments.ChangeStatus(ctx, m.Event.PaymentID, version, change.To)
 		})
 		if err != nil {
 			return undecided, err
