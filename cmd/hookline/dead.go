@@ -329,13 +329,7 @@ func redriveDead(ctx context.Context, args []string, stdout io.Writer) error {
 		return err
 	}
 	defer ledger.Close()
-	if *ingress == "" {
-		*ingress = "http://127.0.0.1:8080"
-		if address := status.Address(stack.Restate); address != "" {
-			*ingress = "http://" + address
-		}
-	}
-	calls := restate.NewClient(*ingress, 1)
+	calls := openIngress(*ingress, status)
 	defer calls.Close()
 	redriver := redrive.New(ledger.Ledger, calls)
 	if *all {
@@ -411,4 +405,15 @@ func openLedger(ctx context.Context, dir string) (openedLedger, stack.Status, er
 		return openedLedger{}, status, fmt.Errorf("%s: %w", envDatabaseURL, err)
 	}
 	return openedLedger{Ledger: postgres.NewLedger(pool, postgres.LedgerOptions{}), Close: pool.Close}, status, nil
+}
+
+// openIngress makes a client of the ingress at the URL, of the running stack's where it is empty, or of Restate's own port.
+func openIngress(url string, status stack.Status) *restate.Client {
+	if url == "" {
+		url = "http://127.0.0.1:8080"
+		if address := status.Address(stack.Restate); address != "" {
+			url = "http://" + address
+		}
+	}
+	return restate.NewClient(url, 1)
 }

@@ -22,8 +22,6 @@ import (
 	"github.com/hookline/hookline/internal/fault"
 	"github.com/hookline/hookline/internal/postgres"
 	"github.com/hookline/hookline/internal/redrive"
-	"github.com/hookline/hookline/internal/restate"
-	"github.com/hookline/hookline/internal/stack"
 )
 
 // mostListed bounds a list of deliveries.
@@ -420,13 +418,7 @@ func retryDeliveries(ctx context.Context, args []string, stdout, stderr io.Write
 		return err
 	}
 	defer ledger.Close()
-	if *ingress == "" {
-		*ingress = "http://127.0.0.1:8080"
-		if address := status.Address(stack.Restate); address != "" {
-			*ingress = "http://" + address
-		}
-	}
-	calls := restate.NewClient(*ingress, 1)
+	calls := openIngress(*ingress, status)
 	defer calls.Close()
 	return retry(ctx, redrive.NewRetrier(ledger.Ledger, calls), order, *asJSON, stdout, stderr)
 }
