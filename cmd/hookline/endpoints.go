@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -140,6 +141,20 @@ func openEndpoints(ctx context.Context, dir string) (openedEndpoints, error) {
 		return openedEndpoints{}, fmt.Errorf("%s: %w", envDatabaseURL, err)
 	}
 	return openedEndpoints{Manager: stack.Endpoints(pool, settings.Keys, guard), Keys: settings.Keys, Guard: guard, Close: pool.Close}, nil
+}
+
+// openEndpoint reads the arguments of a verb about one endpoint, which has no more to check than its id, and connects.
+func openEndpoint(ctx context.Context, fs *flag.FlagSet, args []string, dir *string, synopsis, about string) (openedEndpoints, uuid.UUID, error) {
+	rest, err := parse(fs, args, 1, synopsis, about)
+	if err != nil {
+		return openedEndpoints{}, uuid.Nil, err
+	}
+	id, err := endpointID(rest)
+	if err != nil {
+		return openedEndpoints{}, uuid.Nil, err
+	}
+	opened, err := openEndpoints(ctx, *dir)
+	return opened, id, err
 }
 
 // openToSeal is openEndpoints for who seals something: meanwhile the embedded stack's keys stay what they are.

@@ -59,16 +59,8 @@ func showEndpoint(ctx context.Context, args []string, stdout, _ io.Writer) error
 	fs := newFlags("endpoints show")
 	dir := dirFlag(fs)
 	asJSON := fs.Bool("json", false, "print the endpoint as JSON on the last line")
-	rest, err := parse(fs, args, 1, "endpoints show ID [flags]",
+	opened, id, err := openEndpoint(ctx, fs, args, dir, "endpoints show ID [flags]",
 		"Shows all of an endpoint but what is secret, and how its deliveries stand that have not succeeded. One"+ofEndpoints)
-	if err != nil {
-		return err
-	}
-	id, err := endpointID(rest)
-	if err != nil {
-		return err
-	}
-	opened, err := openEndpoints(ctx, *dir)
 	if err != nil {
 		return err
 	}

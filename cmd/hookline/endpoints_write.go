@@ -234,16 +234,8 @@ func disableEndpoint(ctx context.Context, args []string, stdout, _ io.Writer) er
 	fs := newFlags("endpoints disable")
 	dir := dirFlag(fs)
 	asJSON := fs.Bool("json", false, "print the endpoint as JSON on the last line")
-	rest, err := parse(fs, args, 1, "endpoints disable ID [flags]",
+	opened, id, err := openEndpoint(ctx, fs, args, dir, "endpoints disable ID [flags]",
 		"Stops deliveries to an endpoint"+ofEndpoints+"\nWhat is due, and what is planned from now on, is parked until it is enabled.")
-	if err != nil {
-		return err
-	}
-	id, err := endpointID(rest)
-	if err != nil {
-		return err
-	}
-	opened, err := openEndpoints(ctx, *dir)
 	if err != nil {
 		return err
 	}
@@ -267,16 +259,8 @@ func enableEndpoint(ctx context.Context, args []string, stdout, _ io.Writer) err
 	dir := dirFlag(fs)
 	drop := fs.Bool("drop-parked", false, "end what was parked, as dead, instead of sending it")
 	asJSON := fs.Bool("json", false, "print the endpoint, and how much was parked, as JSON on the last line")
-	rest, err := parse(fs, args, 1, "endpoints enable ID [flags]",
+	opened, id, err := openEndpoint(ctx, fs, args, dir, "endpoints enable ID [flags]",
 		"Lets deliveries to an endpoint begin again"+ofEndpoints+"\nWhat was parked is sent, the oldest first.")
-	if err != nil {
-		return err
-	}
-	id, err := endpointID(rest)
-	if err != nil {
-		return err
-	}
-	opened, err := openEndpoints(ctx, *dir)
 	if err != nil {
 		return err
 	}
@@ -308,16 +292,8 @@ func removeEndpoint(ctx context.Context, args []string, stdout, _ io.Writer) err
 	fs := newFlags("endpoints remove")
 	dir := dirFlag(fs)
 	asJSON := fs.Bool("json", false, "print how many parked deliveries ended as JSON on the last line")
-	rest, err := parse(fs, args, 1, "endpoints remove ID [flags]",
+	opened, id, err := openEndpoint(ctx, fs, args, dir, "endpoints remove ID [flags]",
 		"Removes an endpoint, with its secrets, from those"+ofEndpoints+"\nIts open deliveries end as dead. There is no way back: disable keeps it.")
-	if err != nil {
-		return err
-	}
-	id, err := endpointID(rest)
-	if err != nil {
-		return err
-	}
-	opened, err := openEndpoints(ctx, *dir)
 	if err != nil {
 		return err
 	}
