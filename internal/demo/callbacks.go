@@ -187,11 +187,10 @@ func (p *paid) right() bool {
 type callbacks struct {
 	Options
 
-	db       *load.Database
-	merchant load.Merchant
-	client   *http.Client
-	began    time.Time
-	paid     []*paid
+	session
+	client *http.Client
+	began  time.Time
+	paid   []*paid
 
 	sent, accepted atomic.Int64
 	// Of the worker: when it was killed, at the earliest and at the latest, and when all was well again.
@@ -204,25 +203,17 @@ func runCallbacks(ctx context.Context, o Options) (_ Outcome, err error) {
 		return nil, fmt.Errorf("the scenario has 1 to %d payments, not %d", most, o.Payments)
 	}
 	o.patience = cmp.Or(o.patience, defaultPatience)
-	worker, err := awaitWorker(ctx, o)
+	s, err := begin(ctx, o)
 	if err != nil {
 		return nil, err
 	}
-	db, err := load.Connect(ctx, o.DSN)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, db.Close(context.WithoutCancel(ctx))) }()
+	defer func() { err = errors.Join(err, s.db.Close(context.WithoutCancel(ctx))) }()
 	c := &callbacks{
-		Options: o, db: db, merchant: load.NewMerchant(o.Merchant), began: time.Now(),
+		Options: o, session: s, began: time.Now(),
 		client: &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: deliveriesAtOnce}},
 	}
 	defer c.client.CloseIdleConnections()
-	invalidBefore, err := c.merchant.InvalidSignatures(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if err := (&watch{Options: o, merchant: c.merchant}).warn(ctx); err != nil {
+	if err := s.warn(ctx, o); err != nil {
 		return nil, err
 	}
 	if err := c.create(ctx); err != nil {
@@ -238,12 +229,10 @@ func runCallbacks(ctx context.Context, o Options) (_ Outcome, err error) {
 	if err != nil {
 		return nil, err
 	}
-	invalid, err := c.merchant.InvalidSignatures(ctx)
-	if err != nil {
+	if result.InvalidSignatures, err = s.invalidSince(ctx); err != nil {
 		return nil, err
 	}
-	result.InvalidSignatures = max(0, invalid-invalidBefore)
-	result.Intake, result.Kafka = worker.Intake, o.Kafka
+	result.Intake, result.Kafka = s.worker.Intake, o.Kafka
 	return result, nil
 }
 

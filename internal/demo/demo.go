@@ -106,28 +106,20 @@ func Run(ctx context.Context, o Options) (_ Result, err error) {
 		return Result{}, err
 	}
 	o.patience = cmp.Or(o.patience, defaultPatience)
-	worker, err := awaitWorker(ctx, o)
+	s, err := begin(ctx, o)
 	if err != nil {
 		return Result{}, err
 	}
-	db, err := load.Connect(ctx, o.DSN)
-	if err != nil {
-		return Result{}, err
-	}
-	defer func() { err = errors.Join(err, db.Close(context.WithoutCancel(ctx))) }()
+	defer func() { err = errors.Join(err, s.db.Close(context.WithoutCancel(ctx))) }()
 
-	w := &watch{Options: o, db: db, merchant: load.NewMerchant(o.Merchant), arrived: map[uuid.UUID]bool{}, arrivedOf: map[string]int{}}
-	invalidBefore, err := w.merchant.InvalidSignatures(ctx)
-	if err != nil {
-		return Result{}, err
-	}
-	if err := w.warn(ctx); err != nil {
+	w := &watch{Options: o, session: s, arrived: map[uuid.UUID]bool{}, arrivedOf: map[string]int{}}
+	if err := s.warn(ctx, o); err != nil {
 		return Result{}, err
 	}
 	if err := w.run(ctx); err != nil {
 		return Result{}, err
 	}
-	invalid, err := w.merchant.InvalidSignatures(ctx)
+	invalid, err := s.invalidSince(ctx)
 	if err != nil {
 		return Result{}, err
 	}
@@ -137,8 +129,8 @@ func Run(ctx context.Context, o Options) (_ Result, err error) {
 	}
 	return Result{
 		Created: account.Created, Delivered: account.Delivered, Lost: account.Lost, Duplicates: account.Duplicates,
-		InvalidSignatures: max(0, invalid-invalidBefore), CommitToAckMS: load.PercentilesOf(account.CommitToAck),
-		Payments: o.Payments, Refunds: o.Refunds, Intake: worker.Intake, Kafka: o.Kafka,
+		InvalidSignatures: invalid, CommitToAckMS: load.PercentilesOf(account.CommitToAck),
+		Payments: o.Payments, Refunds: o.Refunds, Intake: s.worker.Intake, Kafka: o.Kafka,
 	}, nil
 }
 
@@ -151,11 +143,39 @@ func awaitWorker(ctx context.Context, o Options) (load.Worker, error) {
 	return worker, err
 }
 
+// session is what every scenario begins with: a worker that reads, the database, and the merchant as it was.
+type session struct {
+	worker        load.Worker
+	db            *load.Database // to be closed by who began
+	merchant      load.Merchant
+	invalidBefore int
+}
+
+func begin(ctx context.Context, o Options) (session, error) {
+	s := session{merchant: load.NewMerchant(o.Merchant)}
+	var err error
+	if s.worker, err = awaitWorker(ctx, o); err != nil {
+		return s, err
+	}
+	if s.db, err = load.Connect(ctx, o.DSN); err != nil {
+		return s, err
+	}
+	if s.invalidBefore, err = s.merchant.InvalidSignatures(ctx); err != nil {
+		return s, errors.Join(err, s.db.Close(context.WithoutCancel(ctx)))
+	}
+	return s, nil
+}
+
+// invalidSince is how many webhooks that were not signed well have come since the beginning.
+func (s session) invalidSince(ctx context.Context) (int, error) {
+	invalid, err := s.merchant.InvalidSignatures(ctx)
+	return max(0, invalid-s.invalidBefore), err
+}
+
 // watch is one demo under way.
 type watch struct {
 	Options
-	db       *load.Database
-	merchant load.Merchant
+	session
 	// What has arrived; only follow's.
 	arrived   map[uuid.UUID]bool
 	arrivedOf map[string]int // by payment
@@ -166,11 +186,11 @@ type watch struct {
 }
 
 // warn tells of a merchant that fails on purpose before anyone wonders.
-func (w *watch) warn(ctx context.Context) error {
-	behaviours, err := w.merchant.Behaviours(ctx)
+func (s session) warn(ctx context.Context, o Options) error {
+	behaviours, err := s.merchant.Behaviours(ctx)
 	for _, each := range behaviours {
-		fmt.Fprintf(w.Out, "The merchant was told to misbehave: %s\nTo make it behave: curl -X PUT http://%s/behaviour -H 'content-type: application/json' -d '{}'\n",
-			each, w.Merchant)
+		fmt.Fprintf(o.Out, "The merchant was told to misbehave: %s\nTo make it behave: curl -X PUT http://%s/behaviour -H 'content-type: application/json' -d '{}'\n",
+			each, o.Merchant)
 	}
 	return err
 }

@@ -163,8 +163,7 @@ func (f Flaky) Print(out io.Writer) {
 type flaky struct {
 	Options
 
-	db        *load.Database
-	merchant  load.Merchant
+	session
 	flaws     []flaw
 	merchants []string // of each flaw
 	endpoints []uuid.UUID
@@ -181,20 +180,12 @@ func runFlaky(ctx context.Context, o Options) (_ Outcome, err error) {
 		return nil, fmt.Errorf("each merchant of the scenario has 1 to %d payments, not %d", most, o.Payments)
 	}
 	o.patience = cmp.Or(o.patience, defaultPatience)
-	worker, err := awaitWorker(ctx, o)
+	s, err := begin(ctx, o)
 	if err != nil {
 		return nil, err
 	}
-	db, err := load.Connect(ctx, o.DSN)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, db.Close(context.WithoutCancel(ctx))) }()
-	f := &flaky{Options: o, db: db, merchant: load.NewMerchant(o.Merchant), flaws: flaws(), began: time.Now(), paid: map[string][]string{}}
-	invalidBefore, err := f.merchant.InvalidSignatures(ctx)
-	if err != nil {
-		return nil, err
-	}
+	defer func() { err = errors.Join(err, s.db.Close(context.WithoutCancel(ctx))) }()
+	f := &flaky{Options: o, session: s, flaws: flaws(), began: time.Now(), paid: map[string][]string{}}
 	lost := 0
 	defer func() { err = errors.Join(err, f.remove(ctx, lost > 0)) }()
 	if err := f.addMerchants(ctx); err != nil {
@@ -207,13 +198,11 @@ func runFlaky(ctx context.Context, o Options) (_ Outcome, err error) {
 	if err != nil {
 		return nil, err
 	}
-	invalid, err := f.merchant.InvalidSignatures(ctx)
-	if err != nil {
+	lost = result.Lost
+	if result.InvalidSignatures, err = s.invalidSince(ctx); err != nil {
 		return nil, err
 	}
-	lost = result.Lost
-	result.InvalidSignatures = max(0, invalid-invalidBefore)
-	result.Intake, result.Kafka = worker.Intake, o.Kafka
+	result.Intake, result.Kafka = s.worker.Intake, o.Kafka
 	return result, nil
 }
 
