@@ -1,17 +1,12 @@
 package observability_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
 	"net/http"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,6 +18,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/hookline/hookline/internal/stack"
+	"github.com/hookline/hookline/internal/testkit/commands"
 )
 
 // restateFabric is the port of Restate's metrics.
@@ -31,24 +27,24 @@ const restateFabric = 5122
 // scraped are the jobs of prometheus.yml that run in the embedded stack.
 var scraped = []string{stack.PaymentsAPI, stack.DataService, stack.CDCRelay, stack.WebhookWorker, stack.MerchantSimulator, stack.Restate}
 
+// bin holds the commands, built once.
+var bin string
+
+func TestMain(m *testing.M) { commands.Main(m, &bin) }
+
 // running is an embedded stack of the built commands.
 type running struct {
-	bin    string
 	dir    string
 	offset int
 	status stack.Status
 }
 
-// start builds the commands and brings a stack up at the first offset whose ports are all free. Its deliveries have one
+// start brings a stack up at the first offset whose ports are all free. Its deliveries have one
 // retry, which comes at once.
 func start(t *testing.T) *running {
 	t.Helper()
-	lookAtSources(t)
-	s := &running{bin: t.TempDir(), dir: t.TempDir()}
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", s.bin+"/", "./cmd/...")
-	build.Dir = root
-	out, err := build.CombinedOutput()
-	require.NoError(t, err, string(out))
+	commands.LookAtSources(t)
+	s := &running{dir: t.TempDir()}
 	t.Cleanup(func() {
 		_, stderr, err := s.hookline(t, "down", "--purge")
 		require.NoError(t, err, stderr)
@@ -84,33 +80,8 @@ func (s *running) read(t *testing.T, stdout string) {
 // hookline runs a verb, with its flags, on the stack.
 func (s *running) hookline(t *testing.T, args ...string) (stdout, stderr string, err error) {
 	t.Helper()
-	// Not the test's own context: it has ended when the cleanup runs.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 3*time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, "hookline"), slices.Insert(args, 1, "--dir", s.dir)...)
-	for _, entry := range os.Environ() {
-		if !strings.HasPrefix(entry, "HOOKLINE_KAFKA=") && !strings.HasPrefix(entry, "HOOKLINE_WORKERS=") && !strings.HasPrefix(entry, "INTAKE=") {
-			cmd.Env = append(cmd.Env, entry)
-		}
-	}
-	cmd.Env = append(cmd.Env, fmt.Sprintf("HOOKLINE_PORT_OFFSET=%d", s.offset), "RETRY_SCHEDULE=100ms", "RECONCILE_INTERVAL=200ms")
-	var out, errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	err = cmd.Run()
-	return out.String(), errs.String(), err
-}
-
-// lookAtSources tells go test what the commands are made of, which it does not know.
-func lookAtSources(t *testing.T) {
-	t.Helper()
-	for _, name := range []string{"go.mod", "cmd", "internal", "migrations", "deploy"} {
-		require.NoError(t, filepath.WalkDir(filepath.Join(root, name), func(name string, _ fs.DirEntry, err error) error {
-			if err == nil {
-				_, err = os.Stat(name)
-			}
-			return err
-		}))
-	}
+	environ := []string{fmt.Sprintf("HOOKLINE_PORT_OFFSET=%d", s.offset), "RETRY_SCHEDULE=100ms", "RECONCILE_INTERVAL=200ms"}
+	return commands.Hookline(t, bin, s.dir, environ, args...)
 }
 
 // address is where Prometheus would find the job.
