@@ -12,6 +12,7 @@ import (
 	"github.com/hookline/hookline/internal/kafka"
 	"github.com/hookline/hookline/internal/load"
 	"github.com/hookline/hookline/internal/seal"
+	"github.com/hookline/hookline/internal/signing"
 )
 
 const (
@@ -101,7 +102,10 @@ func Run(ctx context.Context, o Options) (_ Report, err error) {
 	}
 	defer func() { err = errors.Join(err, db.Close(context.WithoutCancel(ctx))) }()
 
-	secret := newSecret()
+	secret, err := signing.NewSecret(signing.HMAC)
+	if err != nil {
+		return Report{}, err
+	}
 	receiver, err := listen(ctx, secret, o.payments())
 	if err != nil {
 		return Report{}, fmt.Errorf("starting the merchants: %w", err)

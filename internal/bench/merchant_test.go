@@ -11,6 +11,8 @@ import (
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 	svix "github.com/svix/svix-webhooks/go"
+
+	"github.com/hookline/hookline/internal/signing"
 )
 
 func newTestMerchants(t *testing.T, secret string) *merchants {
@@ -39,9 +41,16 @@ func webhook(t *testing.T, url, id, secret string, body io.Reader, content strin
 	return res.StatusCode
 }
 
+func newSecret(t *testing.T) string {
+	t.Helper()
+	secret, err := signing.NewSecret(signing.HMAC)
+	require.NoError(t, err)
+	return secret
+}
+
 func TestMerchantsCountByID(t *testing.T) {
 	t.Parallel()
-	secret := newSecret()
+	secret := newSecret(t)
 	m := newTestMerchants(t, secret)
 	a, b := uuid.New(), uuid.New()
 	start := time.Now()
@@ -60,13 +69,13 @@ func TestMerchantsCountByID(t *testing.T) {
 
 func TestMerchantsRefuseWhatIsNotAWebhook(t *testing.T) {
 	t.Parallel()
-	secret := newSecret()
+	secret := newSecret(t)
 	m := newTestMerchants(t, secret)
 	id := uuid.NewString()
 	require.Equal(t, 400, webhook(t, m.url(0), "not-an-id", secret, strings.NewReader("body"), "body"))
 	require.Equal(t, 413, webhook(t, m.url(0), id, secret, strings.NewReader(strings.Repeat("x", maxWebhook)), ""))
 	// The first of every 32 is verified.
-	require.Equal(t, 401, webhook(t, m.url(0), id, newSecret(), strings.NewReader("body"), "body"))
+	require.Equal(t, 401, webhook(t, m.url(0), id, newSecret(t), strings.NewReader("body"), "body"))
 	require.Zero(t, m.unique())
 	require.Equal(t, int64(2), m.invalid.Load())
 	require.Equal(t, 200, webhook(t, m.url(0), id, secret, io.MultiReader(strings.NewReader("chunked")), "chunked"))

@@ -2,7 +2,6 @@ package bench
 
 import (
 	"crypto/rand"
-	"encoding/base64"
 	"encoding/hex"
 	"fmt"
 	"strings"
@@ -26,12 +25,6 @@ func newMerchantIDs(n int) []string {
 		ids[i] = fmt.Sprintf("bench-%s-%d", hex.EncodeToString(random[:]), i)
 	}
 	return ids
-}
-
-func newSecret() string {
-	var key [24]byte
-	rand.Read(key[:])
-	return "whsec_" + base64.StdEncoding.EncodeToString(key[:])
 }
 
 // paymentBodies returns one body of POST /payments for each merchant, padded so that its webhook has about so many bytes.
