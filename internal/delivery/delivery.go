@@ -33,6 +33,33 @@ type Key struct {
 	Generation int64 // 0 is live, otherwise the replay's id
 }
 
+// The routes of a plan: who delivers the event.
+const (
+	RouteInhouse = "inhouse" // this deployment, to each of the merchant's endpoints
+	RouteSvix    = "svix"    // Svix, which has endpoints of its own
+)
+
+// SvixEndpoint stands for Svix where a delivery names its endpoint: an event of that route is one delivery, of any merchant.
+// It is a UUIDv8 that spells the name, and no row of the ledger's endpoints has it.
+var SvixEndpoint = uuid.UUID{0: 's', 1: 'v', 2: 'i', 3: 'x', 6: 0x80, 8: 0x80}
+
+// Object is what an event is about: its versions are what an endpoint may want in order.
+type Object struct {
+	MerchantID string
+	Type       string
+	ID         string
+}
+
+// Circuit says whether an endpoint is spared.
+type Circuit string
+
+// The states of a circuit.
+const (
+	CircuitClosed   Circuit = "closed"
+	CircuitOpen     Circuit = "open"      // its deliveries are parked
+	CircuitHalfOpen Circuit = "half_open" // so they are, and one of them is tried
+)
+
 // Claim is a delivery held by one execution: whoever raises the row's epoch afterwards has taken it away.
 type Claim struct {
 	Key
@@ -42,6 +69,8 @@ type Claim struct {
 	// EndpointRevision is the endpoint's when it was claimed; a cached endpoint of another revision is stale.
 	EndpointRevision int64
 	Event            event.PayloadRequest
+	EventType        string
+	Object           Object
 	// Age is how long ago the event was planned.
 	Age time.Duration
 	// NotBefore is how long the row was not due yet when a ticket claimed it: what the failure of a request that had
@@ -99,7 +128,12 @@ type Endpoint struct {
 	Timeout    time.Duration
 	Schedule   Schedule // nil means the deployment's
 	Revision   int64
-	Secrets    []Secret
+	Ordered    bool // it wants an object's events in order
+	RateLimit  int  // webhooks a second; 0 means as many as there are
+	Circuit    Circuit
+	// CircuitOpens counts how often the circuit opened without a success in between.
+	CircuitOpens int
+	Secrets      []Secret
 	// Headers are sent beside ours, by name. Their values may be credentials.
 	Headers map[string]string
 	// Sealed says that this process lacks a key to open all of it with: nothing is sent then, and nothing is lost.

@@ -54,8 +54,10 @@ func LedgerSettings() map[string]string {
 	return map[string]string{"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off"}
 }
 
-// planEvents freezes who gets what. Rows are sorted: two workers that plan overlapping batches in different
-// orders would deadlock, even with DO NOTHING.
+// planEvents freezes who gets what, and by which route. Rows are sorted: two workers that plan overlapping batches in
+// different orders would deadlock, even with DO NOTHING. A later version of an object waits for those before it where the
+// endpoint wants an object's events in order; the first has nothing to wait for. Svix is one delivery, whatever becomes of
+// it there.
 const planEvents = `
 with input as (
     select * from unnest($3::uuid[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::bigint[], $9::text[])
@@ -63,29 +65,38 @@ with input as (
 ), planned as (
     insert into delivery.plans
         (event_id, txid, event_type, object_type, object_id, object_version, merchant_id, route, planned_by)
-    select event_id, txid, event_type, object_type, object_id, object_version, merchant_id, $2, $1
-      from input order by event_id
+    select event_id, txid, event_type, object_type, object_id, object_version, i.merchant_id, coalesce(r.route, $2), $1
+      from input i left join delivery.routes r on r.merchant_id = i.merchant_id
+     order by event_id
     on conflict (event_id) do nothing
-    returning event_id, merchant_id, event_type
+    returning event_id, merchant_id, event_type, object_version, route
+), chosen as (
+    select p.event_id, e.id as endpoint_id, p.merchant_id,
+           case when e.ordering = 'object' and p.object_version > 1 then 'waiting'
+                when e.enabled and e.circuit = 'closed' then 'pending'
+                else 'parked' end as state
+      from planned p
+      join delivery.endpoints e on e.merchant_id = p.merchant_id and delivery.takes(e.event_types, p.event_type)
+     where p.route = 'inhouse'
+    union all
+    select event_id, $10, merchant_id, 'pending' from planned where route = 'svix'
 ), made as (
     insert into delivery.deliveries
         (event_id, endpoint_id, epoch, merchant_id, state, owner, next_attempt_at)
-    select p.event_id, e.id, 1, p.merchant_id,
-           case when e.enabled then 'pending' else 'parked' end,
-           case when e.enabled then $1 end,
-           case when e.enabled then clock_timestamp() end
-      from planned p
-      join delivery.endpoints e on e.merchant_id = p.merchant_id and delivery.takes(e.event_types, p.event_type)
-     order by p.event_id, e.id
+    select event_id, endpoint_id, 1, merchant_id, state,
+           case state when 'pending' then $1 end,
+           case state when 'pending' then clock_timestamp() end
+      from chosen
+     order by event_id, endpoint_id
     returning event_id, endpoint_id, owner
 )
-select p.event_id, m.endpoint_id, e.revision
+select p.event_id, m.endpoint_id, coalesce(e.revision, 0)
   from planned p
   left join made m on m.event_id = p.event_id and m.owner is not null
   left join delivery.endpoints e on e.id = m.endpoint_id`
 
 // Plan plans the events that nobody has planned yet, and claims their deliveries for owner in the same
-// statement. It returns the claims, and the ids of the events that it planned: of the others Resume tells.
+// statement. route is that of merchants without one of their own. It returns the claims, and the ids of the events that it planned: of the others Resume tells.
 func (l *Ledger) Plan(ctx context.Context, owner, route string, refs []event.Ref) ([]delivery.Claim, []uuid.UUID, error) {
 	var (
 		ids                                      = make([][16]byte, len(refs))
@@ -98,7 +109,8 @@ func (l *Ledger) Plan(ctx context.Context, owner, route string, refs []event.Ref
 		types[i], objectTypes[i], objectIDs[i], merchants[i] = ref.Type, ref.ObjectType, ref.ObjectID, ref.MerchantID
 		byID[ref.ID] = ref
 	}
-	rows, err := l.pool.Query(ctx, planEvents, owner, route, ids, txids, types, objectTypes, objectIDs, versions, merchants)
+	rows, err := l.pool.Query(ctx, planEvents, owner, route, ids, txids, types, objectTypes, objectIDs, versions, merchants,
+		[16]byte(delivery.SvixEndpoint))
 	if err != nil {
 		return nil, nil, classify("planning events", err)
 	}
@@ -106,18 +118,19 @@ func (l *Ledger) Plan(ctx context.Context, owner, route string, refs []event.Ref
 	planned := make([]uuid.UUID, 0, len(refs))
 	var eventID uuid.UUID
 	var endpointID *[16]byte
-	var revision *int64
+	var revision int64
 	_, err = pgx.ForEachRow(rows, []any{(*[16]byte)(&eventID), &endpointID, &revision}, func() error {
 		if len(planned) == 0 || planned[len(planned)-1] != eventID {
 			planned = append(planned, eventID)
 		}
-		if endpointID == nil || revision == nil {
+		if endpointID == nil {
 			return nil
 		}
 		ref := byID[eventID]
 		claims = append(claims, delivery.Claim{
-			Key: delivery.Key{EventID: eventID, EndpointID: *endpointID}, Epoch: 1, Number: 1, EndpointRevision: *revision,
-			Event: event.PayloadRequest{EventID: eventID, TxID: ref.TxID, MinVersion: ref.ObjectVersion},
+			Key: delivery.Key{EventID: eventID, EndpointID: *endpointID}, Epoch: 1, Number: 1, EndpointRevision: revision,
+			Event:  event.PayloadRequest{EventID: eventID, TxID: ref.TxID, MinVersion: ref.ObjectVersion},
+			Object: delivery.Object{MerchantID: ref.MerchantID, Type: ref.ObjectType, ID: ref.ObjectID}, EventType: ref.Type,
 		})
 		return nil
 	})
@@ -131,19 +144,22 @@ func (l *Ledger) Plan(ctx context.Context, owner, route string, refs []event.Ref
 // statement of its own: the snapshot of the one that planned does not see what it lost the race to.
 const resumePlanned = `
 with mine as (
-    select event_id, txid, object_version, planned_at from delivery.plans where event_id = any($2) and planned_by = $1
+    select event_id, txid, object_version, planned_at, merchant_id, event_type, object_type, object_id
+      from delivery.plans where event_id = any($2) and planned_by = $1
 ), claimed as (
     update delivery.deliveries d set epoch = d.epoch + 1
       from mine p
      where d.event_id = p.event_id and d.generation = 0 and d.owner = $1 and d.state = 'pending'
-    returning d.event_id, d.endpoint_id, d.generation, d.epoch, d.attempts, p.txid, p.object_version, p.planned_at
+    returning d.event_id, d.endpoint_id, d.generation, d.epoch, d.attempts, p.txid, p.object_version, p.planned_at,
+              p.merchant_id, p.event_type, p.object_type, p.object_id
 )
 select false as settled, c.event_id, c.endpoint_id, c.generation, c.epoch, c.attempts, 0::bigint as retry_in_ms,
-       c.txid, c.object_version, (extract(epoch from clock_timestamp() - c.planned_at) * 1000)::bigint as age_ms, coalesce(e.revision, 0)
+       c.txid, c.object_version, (extract(epoch from clock_timestamp() - c.planned_at) * 1000)::bigint as age_ms, coalesce(e.revision, 0),
+       c.merchant_id, c.event_type, c.object_type, c.object_id
   from claimed c left join delivery.endpoints e on e.id = c.endpoint_id
 union all
 select true, d.event_id, d.endpoint_id, d.generation, d.epoch, d.attempts,
-       greatest(0, extract(epoch from d.next_attempt_at - clock_timestamp()) * 1000)::bigint, 0, 0, 0, 0
+       greatest(0, extract(epoch from d.next_attempt_at - clock_timestamp()) * 1000)::bigint, 0, 0, 0, 0, '', '', '', ''
   from mine p join delivery.deliveries d on d.event_id = p.event_id
  where d.generation = 0 and d.state = 'retrying' and d.owner is null and d.last_owner = $1`
 
@@ -168,13 +184,14 @@ with t as (
               greatest(0, extract(epoch from b.next_attempt_at - clock_timestamp()) * 1000)::bigint as retry_in_ms
 )
 select false as settled, c.event_id, c.endpoint_id, c.generation, c.epoch, c.attempts, c.retry_in_ms,
-       p.txid, p.object_version, (extract(epoch from clock_timestamp() - p.planned_at) * 1000)::bigint as age_ms, coalesce(e.revision, 0)
+       p.txid, p.object_version, (extract(epoch from clock_timestamp() - p.planned_at) * 1000)::bigint as age_ms, coalesce(e.revision, 0),
+       p.merchant_id, p.event_type, p.object_type, p.object_id
   from claimed c
   join delivery.plans p on p.event_id = c.event_id
   left join delivery.endpoints e on e.id = c.endpoint_id
 union all
 select true, d.event_id, d.endpoint_id, d.generation, d.epoch, d.attempts,
-       greatest(0, extract(epoch from d.next_attempt_at - clock_timestamp()) * 1000)::bigint, 0, 0, 0, 0
+       greatest(0, extract(epoch from d.next_attempt_at - clock_timestamp()) * 1000)::bigint, 0, 0, 0, 0, '', '', '', ''
   from t join delivery.deliveries d on d.event_id = t.event_id and d.endpoint_id = $2 and d.generation = t.generation
  where d.state = 'retrying' and d.owner is null and d.last_owner = $1`
 
@@ -203,10 +220,12 @@ func (l *Ledger) claim(ctx context.Context, doing, statement string, args ...any
 		retryIn, age  int64
 		txid, version int64
 		revision      int64
+		object        delivery.Object
+		eventType     string
 	)
 	_, err = pgx.ForEachRow(rows, []any{
 		&isSettled, (*[16]byte)(&key.EventID), (*[16]byte)(&key.EndpointID), &key.Generation, &epoch, &attempts, &retryIn,
-		&txid, &version, &age, &revision,
+		&txid, &version, &age, &revision, &object.MerchantID, &eventType, &object.Type, &object.ID,
 	}, func() error {
 		if isSettled {
 			settled = append(settled, delivery.Settled{Key: key, Epoch: epoch, Number: attempts + 1, RetryIn: millis(retryIn)})
@@ -214,7 +233,8 @@ func (l *Ledger) claim(ctx context.Context, doing, statement string, args ...any
 		}
 		claims = append(claims, delivery.Claim{
 			Key: key, Epoch: epoch, Number: attempts + 1, EndpointRevision: revision, Age: millis(age), NotBefore: millis(retryIn),
-			Event: event.PayloadRequest{EventID: key.EventID, TxID: txid, MinVersion: version},
+			Event:  event.PayloadRequest{EventID: key.EventID, TxID: txid, MinVersion: version},
+			Object: object, EventType: eventType,
 		})
 		return nil
 	})
@@ -349,6 +369,7 @@ func (l *Ledger) Record(ctx context.Context, owner string, outcomes []delivery.O
 
 const readEndpoints = `
 select e.id, e.merchant_id, e.url, e.url_sealed, e.headers_sealed, e.enabled, e.timeout_ms, e.retry_delays_ms, e.revision,
+       e.ordering = 'object', coalesce(e.rate_limit, 0), e.circuit, e.circuit_opens,
        array(select s.sealed from delivery.endpoint_secrets s
               where s.endpoint_id = e.id and (s.expires_at is null or s.expires_at > clock_timestamp()) order by s.created_at desc, s.id),
        array(select coalesce(s.expires_at, 'infinity') from delivery.endpoint_secrets s
@@ -371,7 +392,8 @@ func (l *Ledger) Endpoints(ctx context.Context, ids []uuid.UUID) ([]delivery.End
 			secrets     []string
 			expiries    []pgtype.Timestamptz
 		)
-		err := row.Scan((*[16]byte)(&e.ID), &e.MerchantID, &e.URL, &url, &header, &e.Enabled, &timeoutMS, &delaysMS, &e.Revision, &secrets, &expiries)
+		err := row.Scan((*[16]byte)(&e.ID), &e.MerchantID, &e.URL, &url, &header, &e.Enabled, &timeoutMS, &delaysMS, &e.Revision,
+			&e.Ordered, &e.RateLimit, &e.Circuit, &e.CircuitOpens, &secrets, &expiries)
 		e.Timeout, e.Schedule = millis(timeoutMS), scheduleOf(delaysMS)
 		place := endpoint.Sealer{Keys: l.Keys, ID: e.ID}
 		var failed [2]error
