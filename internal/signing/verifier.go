@@ -116,6 +116,11 @@ func (Verifier) LogValue() slog.Value { return slog.StringValue(hidden) }
 // ID returns the webhook's id: of several, the one that Verify looks at. It is a claim until Verify returned nil.
 func ID(header http.Header) string { return header.Get(namesIn(header) + "Id") }
 
+// BySvix reports whether Verify looks at Svix's own names, because all of them are there.
+func BySvix(header http.Header) bool { return namesIn(header) == svixNames }
+
+const svixNames = "Svix-"
+
 // namesIn returns how the names of the signature's headers start.
 func namesIn(header http.Header) string {
 	for _, name := range []string{"Svix-Id", "Svix-Timestamp", "Svix-Signature"} {
@@ -123,5 +128,5 @@ func namesIn(header http.Header) string {
 			return "Webhook-"
 		}
 	}
-	return "Svix-"
+	return svixNames
 }

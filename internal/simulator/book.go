@@ -11,14 +11,14 @@ const keptLatest = 100
 // Stats are the counts since the last reset, over restarts of the simulator where it has a receipts file.
 type Stats struct {
 	Total             int       `json:"total"`      // accepted, repeated ones included
-	Unique            int       `json:"unique"`     // different webhook-ids among them
+	Unique            int       `json:"unique"`     // different ids of a Receipt among them
 	Duplicates        int       `json:"duplicates"` // Total - Unique
 	InvalidSignatures int       `json:"invalid_signatures"`
 	FailedOnPurpose   int       `json:"failed_on_purpose"`
 	Latest            []Receipt `json:"latest"` // newest first; accepted ones only
 }
 
-// Seen is what the merchant knows of one webhook-id.
+// Seen is what the merchant knows of one id, as a Receipt has it.
 type Seen struct {
 	ID       string `json:"id"`
 	Accepted int    `json:"accepted"` // how often

@@ -16,7 +16,10 @@ const (
 
 // Receipt is one request as the merchant saw it: a line of the receipts file.
 type Receipt struct {
-	ID      string  `json:"id"` // webhook-id; only a claim where the signature is invalid
+	// ID is webhook-id. Of a webhook by Svix it is the body's event_id, where it has one: the id in its headers is Svix's own,
+	// and two messages of one event have two. Where the signature is invalid it is the headers' claim.
+	ID      string  `json:"id"`
+	SvixID  string  `json:"svix_id,omitempty"` // svix-id, where the webhook came by Svix
 	Outcome Outcome `json:"outcome"`
 	// Status is what was answered; 0 where nothing was, because the connection was dropped or hung.
 	Status int `json:"status"`

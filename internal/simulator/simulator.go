@@ -154,6 +154,12 @@ func (s *Simulator) receive(w http.ResponseWriter, r *http.Request) {
 
 	var doc document
 	occurred, merchant := doc.read(body, &receipt), chi.URLParam(r, "*")
+	if signing.BySvix(r.Header) {
+		receipt.SvixID = receipt.ID
+		if doc.EventID != "" {
+			receipt.ID = head(doc.EventID)
+		}
+	}
 	if merchant == "" {
 		merchant = doc.Payment.MerchantID
 	}

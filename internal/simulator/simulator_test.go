@@ -186,7 +186,45 @@ func TestIDIsTheOneThatWasSigned(t *testing.T) {
 	}
 	req.Header.Set("Webhook-Id", "not-signed")
 	require.Equal(t, http.StatusOK, m.answer(req).Code)
-	require.Equal(t, "signed", m.stats(t).Latest[0].ID)
+	latest := m.stats(t).Latest[0]
+	require.Equal(t, []string{"signed", "e1"}, []string{latest.SvixID, latest.ID})
+}
+
+// bySvix gives the webhook Svix's own headers instead of the standard ones.
+func bySvix(req *http.Request) *http.Request {
+	for _, name := range []string{"Id", "Timestamp", "Signature"} {
+		req.Header.Set("Svix-"+name, req.Header.Get("Webhook-"+name))
+		req.Header.Del("Webhook-" + name)
+	}
+	return req
+}
+
+func TestOfSvixsMessagesTheEventTellsWhichAreTheSame(t *testing.T) {
+	t.Parallel()
+	receipts := filepath.Join(t.TempDir(), "receipts.jsonl")
+	m := newMerchant(t, receipts)
+	require.Equal(t, http.StatusOK, m.answer(bySvix(good(t, "msg_1"))).Code)
+	require.Equal(t, http.StatusOK, m.answer(bySvix(good(t, "msg_2"))).Code, "a message that stands in for the first")
+	require.Equal(t, http.StatusOK, m.send(t, "e1"), "the same event by another way")
+	require.Equal(t, http.StatusOK, m.answer(bySvix(signed(t, "msg_3", secret, time.Now(), `{"x":1}`))).Code)
+	require.Equal(t, http.StatusUnauthorized, m.answer(bySvix(signed(t, "msg_4", stranger, time.Now(), body))).Code)
+	partly := good(t, "e5")
+	partly.Header.Set("Svix-Id", "msg_5") // without the others it says nothing
+	require.Equal(t, http.StatusOK, m.answer(partly).Code)
+
+	s := m.stats(t)
+	require.Equal(t, []int{5, 3, 2, 1}, []int{s.Total, s.Unique, s.Duplicates, s.InvalidSignatures})
+	ids := make([][2]string, 0, len(s.Latest))
+	for _, r := range s.Latest {
+		ids = append(ids, [2]string{r.ID, r.SvixID})
+	}
+	require.Equal(t, [][2]string{{"e5", ""}, {"msg_3", "msg_3"}, {"e1", ""}, {"e1", "msg_2"}, {"e1", "msg_1"}}, ids)
+	var seen simulator.SeenAnswer
+	require.Equal(t, http.StatusOK, m.ask(t, http.MethodPost, "/seen", `{"ids":["e1","msg_1"]}`, &seen))
+	require.Len(t, seen.Seen, 1)
+	require.Equal(t, 3, seen.Seen[0].Accepted)
+	require.NoError(t, m.Close())
+	require.Empty(t, cmp.Diff(s, newMerchant(t, receipts).stats(t)), "the receipts hold all of it")
 }
 
 func TestAMerchantWhoKnowsNoSecretVerifiesByThePublicKey(t *testing.T) {
