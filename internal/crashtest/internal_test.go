@@ -384,8 +384,8 @@ func TestThePlotIsXML(t *testing.T) {
 			shapes[start.Name.Local]++
 		}
 	}
-	require.Equal(t, 2, shapes["polyline"], "commits and deliveries")
-	require.Equal(t, 2, shapes["rect"], "the paper and the fault")
+	require.Equal(t, 2, shapes["path"], "commits and deliveries")
+	require.Equal(t, 1, shapes["title"], "the fault")
 }
 
 func TestTheMatrixHasARowForEachFault(t *testing.T) {

@@ -2,10 +2,11 @@ package crashtest
 
 import (
 	"fmt"
-	"html"
 	"io"
 	"strings"
 	"time"
+
+	"github.com/hookline/hookline/internal/plot"
 )
 
 // perSecond counts the moments in each second since the beginning.
@@ -79,50 +80,30 @@ func timeline(r Result) []string {
 	}
 }
 
-// Plot writes commits and deliveries per second, with the faults as bands, as an SVG.
+// Plot writes commits and deliveries per second, with the faults as shades, as an SVG.
 func (r Result) Plot(w io.Writer) error {
-	const width, height, left, top, right, bottom = 960, 360, 60, 40, 20, 50
 	seconds := r.length()
-	commits, deliveries := perSecond(r.Began, r.Commits, seconds), perSecond(r.Began, r.Deliveries, seconds)
-	most := 1
-	for i := range commits {
-		most = max(most, commits[i], deliveries[i])
+	figure := plot.Figure{
+		Title: r.Fault, Seconds: float64(seconds),
+		Subtitle: fmt.Sprintf("%d committed, %d received, %d lost, %d twice", r.Committed, r.Received, r.Lost, r.Duplicates),
+		Panels: []plot.Panel{{Title: "webhooks", Unit: "/s", Lines: []plot.Line{
+			{Name: "commits", Colour: plot.Blue, Points: rate(perSecond(r.Began, r.Commits, seconds))},
+			{Name: "2xx of merchants", Colour: plot.Green, Points: rate(perSecond(r.Began, r.Deliveries, seconds))},
+		}}},
 	}
-	x := func(second float64) float64 { return left + second/float64(seconds)*(width-left-right) }
-	y := func(n float64) float64 { return height - bottom - n/float64(most)*(height-top-bottom) }
-	var b strings.Builder
-	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="sans-serif" font-size="12">`+"\n", width, height)
-	fmt.Fprintf(&b, `<rect width="%d" height="%d" fill="#fff"/>`+"\n", width, height)
-	fmt.Fprintf(&b, `<text x="%d" y="20" font-size="14">%s: %d committed, %d received, %d lost, %d twice</text>`+"\n",
-		left, html.EscapeString(r.Fault), r.Committed, r.Received, r.Lost, r.Duplicates)
 	for _, fault := range r.Faults {
-		from := max(0, fault.From.Sub(r.Began).Seconds())
-		to := min(float64(seconds), fault.To.Sub(r.Began).Seconds())
-		fmt.Fprintf(&b, `<rect x="%.1f" y="%d" width="%.1f" height="%d" fill="#d33" fill-opacity="0.15"><title>%s</title></rect>`+"\n",
-			x(from), top, max(1, x(to)-x(from)), height-top-bottom, html.EscapeString(fault.Fault))
+		figure.Shades = append(figure.Shades, plot.Span{
+			From: fault.From.Sub(r.Began).Seconds(), To: fault.To.Sub(r.Began).Seconds(), Name: fault.Fault, Colour: plot.Red,
+		})
 	}
-	for i := range 5 {
-		n := float64(most) * float64(i) / 4
-		fmt.Fprintf(&b, `<line x1="%d" x2="%d" y1="%.1f" y2="%.1f" stroke="#ddd"/><text x="%d" y="%.1f" text-anchor="end">%.0f/s</text>`+"\n",
-			left, width-right, y(n), y(n), left-6, y(n)+4, n)
-		second := float64(seconds) * float64(i) / 4
-		fmt.Fprintf(&b, `<text x="%.1f" y="%d" text-anchor="middle">%.0f s</text>`+"\n", x(second), height-bottom+18, second)
+	return figure.Write(w)
+}
+
+// rate is what was counted in each second, at its middle.
+func rate(counts []int) []plot.Point {
+	points := make([]plot.Point, len(counts))
+	for i, n := range counts {
+		points[i] = plot.Point{X: float64(i) + 0.5, Y: float64(n)}
 	}
-	for _, line := range []struct {
-		name, colour string
-		counts       []int
-		at           float64
-	}{{"commits", "#2468c0", commits, left}, {"2xx of merchants", "#1a8f4a", deliveries, left + 120}} {
-		var points []string
-		for i, n := range line.counts {
-			points = append(points, fmt.Sprintf("%.1f,%.1f", x(float64(i)+0.5), y(float64(n))))
-		}
-		fmt.Fprintf(&b, `<polyline fill="none" stroke="%s" stroke-width="1.5" points="%s"/>`+"\n", line.colour, strings.Join(points, " "))
-		fmt.Fprintf(&b, `<text x="%.0f" y="%d" fill="%s">%s</text>`+"\n", line.at, height-10, line.colour, line.name)
-	}
-	b.WriteString("</svg>\n")
-	if _, err := io.WriteString(w, b.String()); err != nil {
-		return fmt.Errorf("writing the plot: %w", err)
-	}
-	return nil
+	return points
 }
