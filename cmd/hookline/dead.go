@@ -15,6 +15,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/hookline/hookline/internal/delivery"
 	"github.com/hookline/hookline/internal/fault"
@@ -388,23 +389,32 @@ type openedLedger struct {
 
 // openLedger connects to the ledger at DATABASE_URL, or to the embedded stack's, whose status it then returns.
 func openLedger(ctx context.Context, dir string) (openedLedger, stack.Status, error) {
+	pool, status, err := openPool(ctx, dir)
+	if err != nil {
+		return openedLedger{}, status, err
+	}
+	return openedLedger{Ledger: postgres.NewLedger(pool, postgres.LedgerOptions{}), Close: pool.Close}, status, nil
+}
+
+// openPool is openLedger for who needs another part of it.
+func openPool(ctx context.Context, dir string) (*pgxpool.Pool, stack.Status, error) {
 	dsn := os.Getenv(envDatabaseURL)
 	var status stack.Status
 	if dsn == "" {
 		var err error
 		if status, err = stack.ReadStatus(ctx, dir); err != nil {
-			return openedLedger{}, status, err
+			return nil, status, err
 		}
 		if status.State(stack.Postgres) != stack.StateReady {
-			return openedLedger{}, status, errors.New("the stack does not run: hookline up starts it; or set " + envDatabaseURL + " to another ledger")
+			return nil, status, errors.New("the stack does not run: hookline up starts it; or set " + envDatabaseURL + " to another ledger")
 		}
 		dsn = status.DSN
 	}
-	pool, err := postgres.NewPool(ctx, dsn, postgres.Options{ApplicationName: "hookline dead", Settings: postgres.LedgerSettings()})
+	pool, err := postgres.NewPool(ctx, dsn, postgres.Options{ApplicationName: "hookline", Settings: postgres.LedgerSettings()})
 	if err != nil {
-		return openedLedger{}, status, fmt.Errorf("%s: %w", envDatabaseURL, err)
+		return nil, status, fmt.Errorf("%s: %w", envDatabaseURL, err)
 	}
-	return openedLedger{Ledger: postgres.NewLedger(pool, postgres.LedgerOptions{}), Close: pool.Close}, status, nil
+	return pool, status, nil
 }
 
 // openIngress makes a client of the ingress at the URL, of the running stack's where it is empty, or of Restate's own port.

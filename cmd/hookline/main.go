@@ -32,6 +32,7 @@ var verbs = []verb{
 	{name: "logs", summary: "print the components' logs", run: logs},
 	{name: "doctor", summary: "say what this machine lacks, and how to get it", run: doctor},
 	{name: "endpoints", summary: "manage merchants' endpoints and their secrets, and try them", run: endpoints},
+	{name: "routes", summary: "say who delivers a merchant's webhooks: this deployment, or Svix", run: routes},
 	{name: "keys", summary: "manage the keys that merchants' secrets are encrypted with", run: keys},
 	{name: "listen", summary: "bring a merchant's webhooks to the server that you work on", run: runListen},
 	{name: "dead", summary: "list, show and drive again the records that could not become a delivery", run: dead},

@@ -17,6 +17,7 @@ import (
 	"github.com/svix/svix-webhooks/go/models"
 
 	"github.com/hookline/hookline/internal/fault"
+	"github.com/hookline/hookline/internal/svix/messageid"
 )
 
 // Defaults of Options.
@@ -149,18 +150,20 @@ type Message struct {
 
 // eventID is the message's id to Svix. replacement is 0 for the event's own message.
 func (m Message) eventID(replacement int) string {
-	id := m.EventID.String()
-	if m.Generation != 0 {
-		id += ".g" + strconv.FormatInt(m.Generation, 10)
-	}
-	if replacement != 0 {
-		id += ".r" + strconv.Itoa(replacement)
-	}
-	return id
+	return messageid.Message{EventID: m.EventID, Generation: m.Generation, Replacement: replacement}.String()
 }
 
 // merchantPattern is Svix's for the uid of an application. The SDK puts ids into paths as they are.
 var merchantPattern = regexp.MustCompile(`^[a-zA-Z0-9_.-]{1,256}$`)
+
+// Fit returns nil where Svix takes the merchant's id for the uid of an application, and otherwise a fault.Invalid that says
+// why not.
+func Fit(merchantID string) error {
+	if problem := unfit(merchantID); problem != "" {
+		return fault.New(fault.Invalid, "%s", problem)
+	}
+	return nil
+}
 
 // unfit says why the merchant cannot be an application's uid; it is empty where it can.
 func unfit(merchantID string) string {
