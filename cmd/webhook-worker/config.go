@@ -16,6 +16,7 @@ import (
 	"github.com/hookline/hookline/internal/reconcile"
 	"github.com/hookline/hookline/internal/restate"
 	"github.com/hookline/hookline/internal/seal"
+	"github.com/hookline/hookline/internal/svix"
 )
 
 // The ways in. Both use one consumer group, so that a change between them neither skips nor repeats the topic.
@@ -48,6 +49,10 @@ type config struct {
 	KafkaGroup       string             `env:"KAFKA_GROUP" envDefault:"webhook-dispatcher" desc:"the consumer group, of either intake"`
 	RetrySchedule    delivery.Schedule  `env:"RETRY_SCHEDULE" envDefault:"5s,5m,30m,2h,5h,10h,14h,20h,24h" unit:"comma-separated durations, or standard, day or minutes" desc:"the wait after each failed attempt, for endpoints without a schedule of their own; then the delivery is dead"`
 	RetryJitter      float64            `env:"RETRY_JITTER" envDefault:"0.2" unit:"0 to 0.5" desc:"how far a wait is spread both ways, as a share of it"`
+	DefaultRoute     string             `env:"DEFAULT_ROUTE" envDefault:"inhouse" unit:"inhouse or svix" desc:"who delivers the webhooks of merchants without a route of their own: this deployment, or Svix"`
+	SvixToken        string             `env:"SVIX_TOKEN" secret:"true" desc:"Svix's API token: without one the events of route svix wait; it must stay the same from one start to the next"`
+	SvixURL          string             `env:"SVIX_URL" desc:"where Svix's API is, such as http://svix:8071; empty is Svix Cloud, in the region that the token names"`
+	SvixGrace        time.Duration      `env:"SVIX_GRACE" envDefault:"3m" desc:"how long Svix may take to show a first attempt of a message whose acceptance it never answered, until a second message stands in for it"`
 	IdlePerHost      int                `env:"IDLE_CONNECTIONS_PER_HOST" envDefault:"256" desc:"connections kept open to one merchant's host between webhooks"`
 }
 
@@ -76,10 +81,23 @@ func (c config) Validate() error {
 	}
 	for name, d := range map[string]time.Duration{
 		"RECONCILE_INTERVAL": c.Reconcile.Interval, "RECONCILE_GRACE": c.Reconcile.Grace, "RECONCILE_OVER_AGE": c.Reconcile.OverAge,
-		"ENDPOINT_DISABLE_AFTER": c.DisableAfter,
+		"ENDPOINT_DISABLE_AFTER": c.DisableAfter, "SVIX_GRACE": c.SvixGrace,
 	} {
 		if d <= 0 {
 			errs = append(errs, fmt.Errorf("%s: want a positive duration, not %s", name, d))
+		}
+	}
+	if c.DefaultRoute != delivery.RouteInhouse && c.DefaultRoute != delivery.RouteSvix {
+		errs = append(errs, fmt.Errorf("DEFAULT_ROUTE: want inhouse or svix, not %q", c.DefaultRoute))
+	}
+	if c.DefaultRoute == delivery.RouteSvix && c.SvixToken == "" {
+		errs = append(errs, errors.New("SVIX_TOKEN: DEFAULT_ROUTE=svix needs one"))
+	}
+	if c.SvixToken != "" {
+		if client, err := c.svix(); err != nil {
+			errs = append(errs, fmt.Errorf("SVIX_TOKEN, SVIX_URL: %w", err))
+		} else {
+			client.Close()
 		}
 	}
 	if c.Reconcile.Rate < 1 {
@@ -93,4 +111,9 @@ func (c config) Validate() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// svix makes the client that the settings describe. It does not connect.
+func (c config) svix() (*svix.Client, error) {
+	return svix.New(svix.Options{Token: c.SvixToken, BaseURL: c.SvixURL, Grace: c.SvixGrace})
 }

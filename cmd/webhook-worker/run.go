@@ -15,7 +15,6 @@ import (
 	"github.com/hookline/hookline/internal/apiclient"
 	"github.com/hookline/hookline/internal/dataclient"
 	"github.com/hookline/hookline/internal/deliver"
-	"github.com/hookline/hookline/internal/delivery"
 	"github.com/hookline/hookline/internal/dispatch"
 	"github.com/hookline/hookline/internal/egress"
 	"github.com/hookline/hookline/internal/intake"
@@ -62,7 +61,7 @@ func run(ctx context.Context, cfg config, log *slog.Logger) error {
 	defer client.Close()
 
 	dispatcher := dispatch.New(ctx, dispatch.Config{
-		Route: delivery.RouteInhouse, Schedule: cfg.RetrySchedule, Jitter: cfg.RetryJitter,
+		Route: cfg.DefaultRoute, Schedule: cfg.RetrySchedule, Jitter: cfg.RetryJitter,
 	}, ledger, data, client, log, registry)
 	callbacks := restate.NewCallbacks(cfg.CallbackSecrets, api, dispatcher, ledger, log, registry)
 	handlers, err := restate.Handler(dispatcher, callbacks, cfg.HandlerConfig, log)

@@ -47,6 +47,27 @@ const (
 	CauseRecorded     Cause = "recorded" // an earlier execution of the invocation wrote the outcome
 )
 
+// How a hand-over to Svix ends, and what becomes of the delivery there. None of them is the endpoint's own.
+const (
+	CauseSvixAccepted     Cause = "svix_accepted"     // Svix has it
+	CauseSvixUnconfirmed  Cause = "svix_unconfirmed"  // Svix has it, and has not shown yet that it is queued
+	CauseSvixUnreachable  Cause = "svix_unreachable"  // no connection, or it broke
+	CauseSvixTimeout      Cause = "svix_timeout"      // the detail says in which phase
+	CauseSvixBusy         Cause = "svix_busy"         // 408, 429
+	CauseSvixServerError  Cause = "svix_error"        // 5xx
+	CauseSvixAnswer       Cause = "svix_answer"       // the answer makes no sense
+	CauseSvixUnauthorized Cause = "svix_unauthorized" // the token is wrong, or may not do this
+	CauseSvixAddress      Cause = "svix_address"      // what answers at the address is not Svix's API
+	CauseSvixRefused      Cause = "svix_refused"      // Svix finds the message wrong
+	CauseSvixTooLarge     Cause = "svix_too_large"
+	CauseSvixConflict     Cause = "svix_conflict"  // another event has the id
+	CauseSvixOff          Cause = "svix_off"       // this worker has no settings for Svix: no attempt was made
+	CauseSvixFailing      Cause = "svix_failing"   // an endpoint fails, and Svix tries again
+	CauseSvixExhausted    Cause = "svix_exhausted" // Svix has given up on an endpoint
+	CauseSvixUnwanted     Cause = "svix_unwanted"  // no endpoint at Svix wanted it
+	CauseSvixLost         Cause = "svix_lost"      // Svix does not know it any more, or never queued it: handed over again
+)
+
 // Explanation is a cause in plain words, for the merchant's engineer who has to do something about it.
 type Explanation struct {
 	What string `json:"what"`
@@ -91,6 +112,24 @@ var explanations = map[Cause]Explanation{
 	CauseNoSecret:     {"the endpoint has no secret that could sign", "rotate its secret"},
 	CauseBodyTooLarge: {"the webhook would be larger than 1 MiB", "shorten the data of the event"},
 	CauseRecorded:     {What: "the outcome is in an earlier attempt"},
+
+	CauseSvixAccepted:     {What: "Svix has the webhook; whether the merchant got it is not known yet"},
+	CauseSvixUnconfirmed:  {What: "Svix has the webhook, and has not shown yet that it is on its way"},
+	CauseSvixUnreachable:  {"Svix could not be reached", "the operator checks SVIX_URL and the network between the worker and Svix"},
+	CauseSvixTimeout:      {"Svix did not answer in time", "the operator looks at Svix's load"},
+	CauseSvixBusy:         {"Svix asked to slow down", "the operator looks at the rate limit of the Svix account"},
+	CauseSvixServerError:  {"Svix failed with a 5xx", "the operator looks into Svix's log, or at its status page"},
+	CauseSvixAnswer:       {"Svix's answer made no sense", "the operator checks what stands between the worker and Svix"},
+	CauseSvixUnauthorized: {"Svix refused the token", "the operator mends SVIX_TOKEN; what waits is handed over then"},
+	CauseSvixAddress:      {"what answers is not Svix's API", "the operator mends SVIX_URL; what waits is handed over then"},
+	CauseSvixRefused:      {"Svix refused the webhook", "the detail of the attempt says why"},
+	CauseSvixTooLarge:     {"the webhook is larger than Svix takes", "shorten the data of the event"},
+	CauseSvixConflict:     {"another event has this one's id at Svix", "the operator finds out who else hands webhooks to the merchant's application"},
+	CauseSvixOff:          {"the worker has no settings for Svix", "the operator sets SVIX_TOKEN; what waits is handed over then"},
+	CauseSvixFailing:      {"an endpoint at Svix has not accepted the webhook yet; Svix tries again", "look at the message in Svix"},
+	CauseSvixExhausted:    {"Svix has used up its attempts at an endpoint", "look at the message in Svix, mend the endpoint, and retry the delivery"},
+	CauseSvixUnwanted:     {What: "no endpoint at Svix wanted the webhook"},
+	CauseSvixLost:         {What: "Svix lost the webhook; it is handed over again"},
 }
 
 // Explain returns the cause in plain words. It knows every cause of this package; another one is explained as it is.
@@ -106,6 +145,10 @@ func (c Cause) OfEndpoint() bool {
 	switch c {
 	case CauseInternal, CauseSealed, CauseNoSecret, CauseNotVisible, CauseNotStarted, CauseOpen, CausePhantom, CauseNoEndpoint, CauseDisabled,
 		CauseDropped, CauseBodyTooLarge, CauseRecorded, CauseOK:
+		return false
+	case CauseSvixAccepted, CauseSvixUnconfirmed, CauseSvixUnreachable, CauseSvixTimeout, CauseSvixBusy, CauseSvixServerError, CauseSvixAnswer,
+		CauseSvixUnauthorized, CauseSvixAddress, CauseSvixRefused, CauseSvixTooLarge, CauseSvixConflict, CauseSvixOff, CauseSvixFailing,
+		CauseSvixExhausted, CauseSvixUnwanted, CauseSvixLost:
 		return false
 	default:
 		return true

@@ -216,6 +216,25 @@ type Overdue struct {
 	Owner  string // empty: a timer should have come
 }
 
+// HandedOverDelivery is a delivery that Svix has, as the sweep reads it. Its key names SvixEndpoint.
+type HandedOverDelivery struct {
+	Key
+	Epoch      int64
+	MerchantID string
+	EventType  string
+	Due        time.Time     // when the look was due: another value means that somebody has asked for another one
+	Age        time.Duration // since it was planned
+}
+
+// SvixVerdict is what a look found about a delivery that Svix has.
+type SvixVerdict struct {
+	Of HandedOverDelivery
+	// State is Succeeded or Dead; Retrying, to be handed over again now; or HandedOver, for another look in LookIn.
+	State  State
+	Cause  Cause
+	LookIn time.Duration
+}
+
 // MaxTickets bounds an attempt list, as a batch of events is bounded.
 const MaxTickets = 64
 

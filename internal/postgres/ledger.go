@@ -278,7 +278,8 @@ with o as (
            owner = case o.state when '' then d.owner end,
            last_owner = case o.state when '' then d.last_owner else $1 end,
            next_attempt_at = case o.state when '' then greatest(d.next_attempt_at, clock_timestamp() + o.retry_in_ms * interval '1 millisecond')
-                                          when 'retrying' then clock_timestamp() + o.retry_in_ms * interval '1 millisecond' end,
+                                          when 'retrying' then clock_timestamp() + o.retry_in_ms * interval '1 millisecond'
+                                          when 'handed_over' then clock_timestamp() + o.retry_in_ms * interval '1 millisecond' end,
            ended_at = case when o.state = '' then d.ended_at when o.state in ('succeeded', 'dead') then clock_timestamp() end,
            attempts = case when o.attempted then greatest(d.attempts, o.number) else d.attempts end,
            last_cause = o.cause

@@ -16,6 +16,7 @@ import (
 	sdk "github.com/svix/svix-webhooks/go"
 	"github.com/svix/svix-webhooks/go/models"
 
+	"github.com/hookline/hookline/internal/delivery"
 	"github.com/hookline/hookline/internal/fault"
 	"github.com/hookline/hookline/internal/svix/messageid"
 )
@@ -191,7 +192,7 @@ func (c *Client) HandOver(ctx context.Context, merchantID string, message Messag
 
 func (c *Client) handOver(ctx context.Context, merchantID string, message Message, guard func() error) Result {
 	if problem := unfit(merchantID); problem != "" {
-		return Result{Class: Terminal, Cause: CauseRefused, Detail: problem}
+		return Result{Class: Terminal, Cause: delivery.CauseSvixRefused, Detail: problem}
 	}
 	sent := false
 	for replacement := 0; ; replacement++ {
@@ -226,7 +227,7 @@ func (c *Client) create(ctx context.Context, merchantID, id string, message Mess
 	}
 	again, missing := c.post(ctx, merchantID, id, message, guard)
 	if missing {
-		again.Class, again.Cause, again.RetryIn = Retryable, CauseAnswer, 0
+		again.Class, again.Cause, again.RetryIn = Retryable, delivery.CauseSvixAnswer, 0
 	}
 	return again
 }
@@ -247,9 +248,9 @@ func (c *Client) post(ctx context.Context, merchantID, id string, message Messag
 		result = c.failure(ctx, &seen, err)
 		missing = seen.status == http.StatusNotFound && saysNotFound(err)
 	case !names(out, id):
-		result = retryable(CauseAnswer, "the answer names another message")
+		result = retryable(delivery.CauseSvixAnswer, "the answer names another message")
 	default:
-		result = Result{Class: Accepted, Cause: CauseHandedOver, MessageID: out.Id}
+		result = Result{Class: Accepted, Cause: delivery.CauseSvixAccepted, MessageID: out.Id}
 	}
 	result.StatusCode, result.Sent = seen.status, seen.sent && !seen.denied
 	return result, missing

@@ -56,41 +56,41 @@ func TestAnswersBelongToAClass(t *testing.T) {
 		wait   time.Duration
 		detail string
 	}{
-		"400":                         {say(400, standard("generic")), svix.Terminal, svix.CauseRefused, 0, "some words"},
-		"400 of an intermediary":      {say(400, html), svix.Retryable, svix.CauseAnswer, 0, ""},
-		"400 for the token":           {say(400, standard("bad token")), svix.Unauthorized, svix.CauseUnauthorized, svix.DefaultMending, "some words"},
-		"401":                         {say(401, standard("authentication_failed")), svix.Unauthorized, svix.CauseUnauthorized, svix.DefaultMending, "some words"},
-		"403":                         {say(403, html), svix.Unauthorized, svix.CauseUnauthorized, svix.DefaultMending, ""},
-		"404 of an intermediary":      {say(404, html), svix.Unauthorized, svix.CauseAddress, svix.DefaultMending, ""},
-		"404 of Svix, again":          {say(404, standard("not_found")), svix.Retryable, svix.CauseAnswer, 0, "some words"},
-		"405":                         {say(405, ""), svix.Unauthorized, svix.CauseAddress, svix.DefaultMending, ""},
-		"301":                         {say(301, "", "Location", "https://elsewhere.example/"), svix.Unauthorized, svix.CauseAddress, svix.DefaultMending, ""},
-		"408":                         {say(408, ""), svix.Retryable, svix.CauseBusy, 0, ""},
-		"413":                         {say(413, html), svix.Terminal, svix.CauseTooLarge, 0, ""},
-		"418":                         {say(418, ""), svix.Retryable, svix.CauseAnswer, 0, ""},
-		"422":                         {say(422, `{"detail":[{"loc":["body","eventType"],"msg":"no good","type":"x"}]}`), svix.Terminal, svix.CauseRefused, 0, "body.eventType: no good"},
-		"422 of an intermediary":      {say(422, `{"detail":[]}`), svix.Retryable, svix.CauseAnswer, 0, ""},
-		"429":                         {say(429, standard("rate_limit"), "Retry-After", "17"), svix.Retryable, svix.CauseBusy, 17 * time.Second, "some words"},
-		"429 that asks for a week":    {say(429, "", "Retry-After", "604800"), svix.Retryable, svix.CauseBusy, time.Hour, ""},
-		"429 by the clock":            {say(429, "", "Retry-After", in(time.Minute), "Date", in(0)), svix.Retryable, svix.CauseBusy, time.Minute, ""},
-		"429 that asks for the past":  {say(429, "", "Retry-After", in(-time.Minute)), svix.Retryable, svix.CauseBusy, 0, ""},
-		"429 that asks for nonsense":  {say(429, "", "Retry-After", "soon"), svix.Retryable, svix.CauseBusy, 0, ""},
-		"500":                         {say(500, "{}"), svix.Retryable, svix.CauseServerError, 0, ""},
-		"502":                         {say(502, html), svix.Retryable, svix.CauseServerError, 0, ""},
-		"503":                         {say(503, "", "Retry-After", "5"), svix.Retryable, svix.CauseServerError, 5 * time.Second, ""},
-		"202 that is a page":          {say(202, html), svix.Retryable, svix.CauseAnswer, 0, "the answer cannot be read"},
-		"202 about another message":   {say(202, `{"id":"msg_2","eventId":"other","eventType":"a","payload":{},"timestamp":"2026-01-01T00:00:00Z"}`), svix.Retryable, svix.CauseAnswer, 0, "the answer names another message"},
-		"202 about no message":        {say(202, `{}`), svix.Retryable, svix.CauseAnswer, 0, "the answer names another message"},
-		"202 that is null":            {say(202, `null`), svix.Retryable, svix.CauseAnswer, 0, "the answer names another message"},
-		"204":                         {say(204, ""), svix.Retryable, svix.CauseAnswer, 0, "the answer names another message"},
-		"a refusal with many words":   {say(400, `{"code":"x","detail":"`+strings.Repeat("é", 1<<20)+`"}`), svix.Terminal, svix.CauseRefused, 0, strings.Repeat("é", 128)},
-		"an answer that breaks off":   {breakOff(202), svix.Retryable, svix.CauseAnswer, 0, "the answer cannot be read"},
-		"a refusal that breaks off":   {breakOff(401), svix.Unauthorized, svix.CauseUnauthorized, svix.DefaultMending, ""},
-		"an answer that is not HTTP":  {garbage, svix.Retryable, svix.CauseUnreachable, 0, "*"},
-		"a header without an end":     {say(202, "", "X-Long", strings.Repeat("x", 128<<10)), svix.Retryable, svix.CauseUnreachable, 0, "*"},
-		"an answer of ten megabytes":  {say(202, `{"id":"`+strings.Repeat("x", 10<<20)+`"}`), svix.Retryable, svix.CauseAnswer, 0, "the answer cannot be read"},
-		"a refusal of ten megabytes":  {say(500, strings.Repeat("x", 10<<20)), svix.Retryable, svix.CauseServerError, 0, ""},
-		"409 without a message there": {say(409, standard("conflict")), svix.Retryable, svix.CauseAnswer, grace + 2*time.Second, "Svix says that there is such a message, and does not find it"},
+		"400":                         {say(400, standard("generic")), svix.Terminal, delivery.CauseSvixRefused, 0, "some words"},
+		"400 of an intermediary":      {say(400, html), svix.Retryable, delivery.CauseSvixAnswer, 0, ""},
+		"400 for the token":           {say(400, standard("bad token")), svix.Unauthorized, delivery.CauseSvixUnauthorized, svix.DefaultMending, "some words"},
+		"401":                         {say(401, standard("authentication_failed")), svix.Unauthorized, delivery.CauseSvixUnauthorized, svix.DefaultMending, "some words"},
+		"403":                         {say(403, html), svix.Unauthorized, delivery.CauseSvixUnauthorized, svix.DefaultMending, ""},
+		"404 of an intermediary":      {say(404, html), svix.Unauthorized, delivery.CauseSvixAddress, svix.DefaultMending, ""},
+		"404 of Svix, again":          {say(404, standard("not_found")), svix.Retryable, delivery.CauseSvixAnswer, 0, "some words"},
+		"405":                         {say(405, ""), svix.Unauthorized, delivery.CauseSvixAddress, svix.DefaultMending, ""},
+		"301":                         {say(301, "", "Location", "https://elsewhere.example/"), svix.Unauthorized, delivery.CauseSvixAddress, svix.DefaultMending, ""},
+		"408":                         {say(408, ""), svix.Retryable, delivery.CauseSvixBusy, 0, ""},
+		"413":                         {say(413, html), svix.Terminal, delivery.CauseSvixTooLarge, 0, ""},
+		"418":                         {say(418, ""), svix.Retryable, delivery.CauseSvixAnswer, 0, ""},
+		"422":                         {say(422, `{"detail":[{"loc":["body","eventType"],"msg":"no good","type":"x"}]}`), svix.Terminal, delivery.CauseSvixRefused, 0, "body.eventType: no good"},
+		"422 of an intermediary":      {say(422, `{"detail":[]}`), svix.Retryable, delivery.CauseSvixAnswer, 0, ""},
+		"429":                         {say(429, standard("rate_limit"), "Retry-After", "17"), svix.Retryable, delivery.CauseSvixBusy, 17 * time.Second, "some words"},
+		"429 that asks for a week":    {say(429, "", "Retry-After", "604800"), svix.Retryable, delivery.CauseSvixBusy, time.Hour, ""},
+		"429 by the clock":            {say(429, "", "Retry-After", in(time.Minute), "Date", in(0)), svix.Retryable, delivery.CauseSvixBusy, time.Minute, ""},
+		"429 that asks for the past":  {say(429, "", "Retry-After", in(-time.Minute)), svix.Retryable, delivery.CauseSvixBusy, 0, ""},
+		"429 that asks for nonsense":  {say(429, "", "Retry-After", "soon"), svix.Retryable, delivery.CauseSvixBusy, 0, ""},
+		"500":                         {say(500, "{}"), svix.Retryable, delivery.CauseSvixServerError, 0, ""},
+		"502":                         {say(502, html), svix.Retryable, delivery.CauseSvixServerError, 0, ""},
+		"503":                         {say(503, "", "Retry-After", "5"), svix.Retryable, delivery.CauseSvixServerError, 5 * time.Second, ""},
+		"202 that is a page":          {say(202, html), svix.Retryable, delivery.CauseSvixAnswer, 0, "the answer cannot be read"},
+		"202 about another message":   {say(202, `{"id":"msg_2","eventId":"other","eventType":"a","payload":{},"timestamp":"2026-01-01T00:00:00Z"}`), svix.Retryable, delivery.CauseSvixAnswer, 0, "the answer names another message"},
+		"202 about no message":        {say(202, `{}`), svix.Retryable, delivery.CauseSvixAnswer, 0, "the answer names another message"},
+		"202 that is null":            {say(202, `null`), svix.Retryable, delivery.CauseSvixAnswer, 0, "the answer names another message"},
+		"204":                         {say(204, ""), svix.Retryable, delivery.CauseSvixAnswer, 0, "the answer names another message"},
+		"a refusal with many words":   {say(400, `{"code":"x","detail":"`+strings.Repeat("é", 1<<20)+`"}`), svix.Terminal, delivery.CauseSvixRefused, 0, strings.Repeat("é", 128)},
+		"an answer that breaks off":   {breakOff(202), svix.Retryable, delivery.CauseSvixAnswer, 0, "the answer cannot be read"},
+		"a refusal that breaks off":   {breakOff(401), svix.Unauthorized, delivery.CauseSvixUnauthorized, svix.DefaultMending, ""},
+		"an answer that is not HTTP":  {garbage, svix.Retryable, delivery.CauseSvixUnreachable, 0, "*"},
+		"a header without an end":     {say(202, "", "X-Long", strings.Repeat("x", 128<<10)), svix.Retryable, delivery.CauseSvixUnreachable, 0, "*"},
+		"an answer of ten megabytes":  {say(202, `{"id":"`+strings.Repeat("x", 10<<20)+`"}`), svix.Retryable, delivery.CauseSvixAnswer, 0, "the answer cannot be read"},
+		"a refusal of ten megabytes":  {say(500, strings.Repeat("x", 10<<20)), svix.Retryable, delivery.CauseSvixServerError, 0, ""},
+		"409 without a message there": {say(409, standard("conflict")), svix.Retryable, delivery.CauseSvixAnswer, grace + 2*time.Second, "Svix says that there is such a message, and does not find it"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -172,7 +172,7 @@ func TestATimeoutNamesItsPhase(t *testing.T) {
 			}
 			result := client.HandOver(t.Context(), shop, newMessage(), yes)
 			require.Equal(t, svix.Retryable, result.Class)
-			require.Equal(t, svix.CauseTimeout, result.Cause, "%+v", result)
+			require.Equal(t, delivery.CauseSvixTimeout, result.Cause, "%+v", result)
 			require.Equal(t, test.detail, result.Detail)
 			require.Equal(t, test.sent, result.Sent)
 			require.GreaterOrEqual(t, result.Latency, short)
@@ -195,7 +195,7 @@ func TestATimeoutInTheQueueForAConnectionIsTold(t *testing.T) {
 	first.Go(func() { client.HandOver(t.Context(), "another", newMessage(), yes) })
 	<-dialling
 	result := client.HandOver(t.Context(), shop, newMessage(), yes)
-	require.Equal(t, svix.CauseTimeout, result.Cause)
+	require.Equal(t, delivery.CauseSvixTimeout, result.Cause)
 	require.Equal(t, "no free connection", result.Detail)
 	require.False(t, result.Sent)
 	first.Wait()
@@ -261,7 +261,7 @@ func TestASvixThatIsNotThereIsTriedAgain(t *testing.T) {
 	require.NoError(t, err)
 	result := client.HandOver(t.Context(), shop, newMessage(), yes)
 	require.Equal(t, svix.Retryable, result.Class)
-	require.Equal(t, svix.CauseUnreachable, result.Cause)
+	require.Equal(t, delivery.CauseSvixUnreachable, result.Cause)
 	require.Contains(t, result.Detail, "refused")
 	require.False(t, result.Sent)
 	require.True(t, result.Counts())
@@ -406,7 +406,7 @@ func TestABrokenConnectionIsNotRepeatedBehindOurBack(t *testing.T) {
 	})
 	message := newMessage()
 	result := client.HandOver(t.Context(), shop, message, yes)
-	require.Equal(t, svix.CauseUnreachable, result.Cause)
+	require.Equal(t, delivery.CauseSvixUnreachable, result.Cause)
 	require.True(t, result.Sent)
 	require.EqualValues(t, 1, seen.Load())
 	require.Equal(t, "hookline."+shop+"."+message.EventID.String(), key.Load())
@@ -473,7 +473,7 @@ func TestARaceThatNeverEndsIsTriedAgain(t *testing.T) {
 	})
 	result := w.client(t, svix.Options{}).HandOver(t.Context(), shop, newMessage(), yes)
 	require.Equal(t, svix.Retryable, result.Class)
-	require.Equal(t, svix.CauseAnswer, result.Cause, "it is not taken for the 409 of a message")
+	require.Equal(t, delivery.CauseSvixAnswer, result.Cause, "it is not taken for the 409 of a message")
 	require.False(t, result.Sent)
 }
 
@@ -507,7 +507,7 @@ func TestManyAtOnceArriveOnceEach(t *testing.T) {
 			case svix.Accepted:
 				return
 			case svix.Retryable:
-				require.Contains(t, []delivery.Cause{svix.CauseUnconfirmed, svix.CauseServerError}, result.Cause, "%+v", result)
+				require.Contains(t, []delivery.Cause{delivery.CauseSvixUnconfirmed, delivery.CauseSvixServerError}, result.Cause, "%+v", result)
 			default:
 				t.Errorf("%+v", result)
 			}
@@ -590,7 +590,7 @@ func TestAnAddressThatIsNotSvixLosesNothing(t *testing.T) {
 	t.Cleanup(client.Close)
 	result := client.HandOver(t.Context(), shop, newMessage(), yes)
 	require.Equal(t, svix.Unauthorized, result.Class)
-	require.Equal(t, svix.CauseAddress, result.Cause)
+	require.Equal(t, delivery.CauseSvixAddress, result.Cause)
 	require.ErrorContains(t, client.Check(t.Context()), "svix_address, status 404")
 }
 
@@ -605,7 +605,7 @@ func TestARedirectIsNotFollowed(t *testing.T) {
 	client, err := svix.New(svix.Options{Token: token, BaseURL: server.URL})
 	require.NoError(t, err)
 	t.Cleanup(client.Close)
-	require.Equal(t, svix.CauseAddress, client.HandOver(t.Context(), shop, newMessage(), yes).Cause)
+	require.Equal(t, delivery.CauseSvixAddress, client.HandOver(t.Context(), shop, newMessage(), yes).Cause)
 	require.Error(t, client.Check(t.Context()))
 	require.False(t, followed.Load())
 }
@@ -629,7 +629,7 @@ func TestABodyThatSvixDoesNotTakeIsTerminal(t *testing.T) {
 	message.Body = fmt.Appendf(nil, `{"text":"%s"}`, strings.Repeat("x", 3<<20))
 	result := w.client(t, svix.Options{}).HandOver(t.Context(), shop, message, yes)
 	require.Equal(t, svix.Terminal, result.Class)
-	require.Equal(t, svix.CauseTooLarge, result.Cause)
+	require.Equal(t, delivery.CauseSvixTooLarge, result.Cause)
 	require.Equal(t, http.StatusRequestEntityTooLarge, result.StatusCode)
 	require.Empty(t, w.fake.Messages(shop))
 }
@@ -641,7 +641,7 @@ func TestAnEventTypeThatSvixDoesNotTakeIsTerminal(t *testing.T) {
 	message.EventType = "payment succeeded"
 	result := w.client(t, svix.Options{}).HandOver(t.Context(), shop, message, yes)
 	require.Equal(t, svix.Terminal, result.Class)
-	require.Equal(t, svix.CauseRefused, result.Cause)
+	require.Equal(t, delivery.CauseSvixRefused, result.Cause)
 	require.Contains(t, result.Detail, "body.eventType")
 }
 
@@ -653,7 +653,7 @@ func TestAMerchantIDThatIsNoneToSvixIsNotSent(t *testing.T) {
 	for _, id := range []string{"", ".", "..", "a/b", "a b", "a?b", "é", "app_1", "{msg_id}", strings.Repeat("m", 257)} {
 		result := client.HandOver(t.Context(), id, newMessage(), yes)
 		require.Equal(t, svix.Terminal, result.Class, id)
-		require.Equal(t, svix.CauseRefused, result.Cause)
+		require.Equal(t, delivery.CauseSvixRefused, result.Cause)
 		require.False(t, result.Sent)
 	}
 	require.Empty(t, w.fake.Applications())
@@ -779,7 +779,7 @@ func TestWaitingForAnApplicationEnds(t *testing.T) {
 	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	result := client.HandOver(short, shop, newMessage(), yes)
-	require.Equal(t, svix.CauseTimeout, result.Cause)
+	require.Equal(t, delivery.CauseSvixTimeout, result.Cause)
 	require.Equal(t, "another message of the merchant is asking for its application", result.Detail)
 	end()
 	all.Wait()
@@ -794,7 +794,7 @@ func TestOverTLSTheGuardIsAskedAfterTheHandshake(t *testing.T) {
 	t.Cleanup(server.Close)
 	client := w.client(t, svix.Options{BaseURL: server.URL})
 	result := client.HandOver(t.Context(), shop, newMessage(), yes)
-	require.Equal(t, svix.CauseUnreachable, result.Cause, "the authority is not known")
+	require.Equal(t, delivery.CauseSvixUnreachable, result.Cause, "the authority is not known")
 	require.Contains(t, result.Detail, "certificate")
 	client.Trust(server.Certificate())
 	require.Equal(t, svix.NotStarted, client.HandOver(t.Context(), shop, newMessage(), func() error { return errors.New("not held") }).Class)

@@ -10,6 +10,7 @@ import (
 	"github.com/svix/svix-webhooks/go/models"
 	"pgregory.net/rapid"
 
+	"github.com/hookline/hookline/internal/delivery"
 	"github.com/hookline/hookline/internal/svix"
 	"github.com/hookline/hookline/internal/svix/svixtest"
 )
@@ -185,13 +186,13 @@ func TestAQueueSlowerThanTheGraceCostsOneDuplicateThatIsCounted(t *testing.T) {
 	w.fake.Hold()
 	w.fake.Inject(svixtest.Fault{At: svixtest.AfterQueueing})
 
-	require.Equal(t, svix.CauseUnreachable, client.HandOver(t.Context(), shop, message, yes).Cause)
+	require.Equal(t, delivery.CauseSvixUnreachable, client.HandOver(t.Context(), shop, message, yes).Cause)
 	unconfirmed := client.HandOver(t.Context(), shop, message, yes)
-	require.Equal(t, svix.CauseUnconfirmed, unconfirmed.Cause)
+	require.Equal(t, delivery.CauseSvixUnconfirmed, unconfirmed.Cause)
 	require.False(t, unconfirmed.Counts(), "waiting uses up no attempt")
 	w.fake.Advance(grace / 2)
 	half := client.HandOver(t.Context(), shop, message, yes)
-	require.Equal(t, svix.CauseUnconfirmed, half.Cause)
+	require.Equal(t, delivery.CauseSvixUnconfirmed, half.Cause)
 	require.InDelta(t, (grace / 2).Seconds(), half.RetryIn.Seconds(), 5, "what is left of the grace")
 	w.fake.Advance(half.RetryIn)
 	replaced := client.HandOver(t.Context(), shop, message, yes)
@@ -217,7 +218,7 @@ func TestAQueueFasterThanTheGraceCostsNoDuplicate(t *testing.T) {
 	w.fake.Inject(svixtest.Fault{At: svixtest.AfterQueueing})
 	client.HandOver(t.Context(), shop, message, yes)
 	waiting := client.HandOver(t.Context(), shop, message, yes)
-	require.Equal(t, svix.CauseUnconfirmed, waiting.Cause)
+	require.Equal(t, delivery.CauseSvixUnconfirmed, waiting.Cause)
 	w.fake.Release()
 	w.settle(t)
 	w.fake.Advance(waiting.RetryIn)
@@ -275,7 +276,7 @@ func TestAnOrphanIsReplacedOnlyWhereSomebodyWantsIt(t *testing.T) {
 			client := w.client(t, svix.Options{})
 			w.fake.Inject(svixtest.Fault{At: svixtest.AfterCommit})
 			message := newMessage()
-			require.Equal(t, svix.CauseUnreachable, client.HandOver(t.Context(), shop, message, yes).Cause)
+			require.Equal(t, delivery.CauseSvixUnreachable, client.HandOver(t.Context(), shop, message, yes).Cause)
 			w.fake.Advance(grace + time.Second)
 			for _, each := range test.later {
 				w.register(t, each)
@@ -306,7 +307,7 @@ func TestReplacementsEnd(t *testing.T) {
 	message := newMessage()
 	for range 6 {
 		w.fake.Inject(svixtest.Fault{At: svixtest.AfterCommit, Status: http.StatusInternalServerError})
-		require.Equal(t, svix.CauseServerError, client.HandOver(t.Context(), shop, message, yes).Cause)
+		require.Equal(t, delivery.CauseSvixServerError, client.HandOver(t.Context(), shop, message, yes).Cause)
 		w.fake.Advance(grace + time.Second)
 	}
 	result := client.HandOver(t.Context(), shop, message, yes)
@@ -326,7 +327,7 @@ func TestTheIDOfAnotherEventIsToldFromOurOwn(t *testing.T) {
 	require.NoError(t, err)
 	result := w.client(t, svix.Options{}).HandOver(t.Context(), shop, message, yes)
 	require.Equal(t, svix.Terminal, result.Class)
-	require.Equal(t, svix.CauseConflict, result.Cause)
+	require.Equal(t, delivery.CauseSvixConflict, result.Cause)
 	w.settle(t)
 }
 

@@ -8,6 +8,8 @@ import (
 
 	sdk "github.com/svix/svix-webhooks/go"
 	"github.com/svix/svix-webhooks/go/models"
+
+	"github.com/hookline/hookline/internal/delivery"
 )
 
 const (
@@ -39,16 +41,16 @@ func (c *Client) reconcile(ctx context.Context, merchantID, id, eventType string
 		// Not visible yet in a replica, or taken elsewhere: Svix Cloud counts an eventId across applications. Unlike an
 		// unconfirmed message this one may never show itself, so the attempt counts.
 		missing := c.unconfirmed(c.grace, "Svix says that there is such a message, and does not find it")
-		missing.Cause = CauseAnswer
+		missing.Cause = delivery.CauseSvixAnswer
 		return missing, false
 	case err != nil:
 		return c.failure(ctx, &seen, err), false
 	case !names(message, id):
-		return retryable(CauseAnswer, "the answer names another message"), false
+		return retryable(delivery.CauseSvixAnswer, "the answer names another message"), false
 	case message.EventType != eventType:
-		return Result{Class: Terminal, Cause: CauseConflict, StatusCode: http.StatusConflict, Detail: "another event has this id at Svix"}, false
+		return Result{Class: Terminal, Cause: delivery.CauseSvixConflict, StatusCode: http.StatusConflict, Detail: "another event has this id at Svix"}, false
 	}
-	accepted := Result{Class: Accepted, Cause: CauseHandedOver, StatusCode: http.StatusConflict, MessageID: message.Id}
+	accepted := Result{Class: Accepted, Cause: delivery.CauseSvixAccepted, StatusCode: http.StatusConflict, MessageID: message.Id}
 	attempted, failed := c.attempted(ctx, merchantID, id)
 	switch {
 	case failed != nil:
@@ -70,12 +72,12 @@ func (c *Client) reconcile(ctx context.Context, merchantID, id, eventType string
 		return accepted, false
 	}
 	// What HandOver returns only when there are no more replacements to be had.
-	return retryable(CauseServerError, "Svix stored the message and its replacements, and queued none"), true
+	return retryable(delivery.CauseSvixServerError, "Svix stored the message and its replacements, and queued none"), true
 }
 
 func (c *Client) unconfirmed(wait time.Duration, detail string) Result {
 	return Result{
-		Class: Retryable, Cause: CauseUnconfirmed, StatusCode: http.StatusConflict, Detail: detail,
+		Class: Retryable, Cause: delivery.CauseSvixUnconfirmed, StatusCode: http.StatusConflict, Detail: detail,
 		// Not longer where Svix's clock went back. A second more, as Svix tells the time in whole ones.
 		RetryIn: min(wait, c.grace).Truncate(time.Second) + 2*time.Second,
 	}
@@ -134,7 +136,7 @@ func (c *Client) endpoints(ctx context.Context, merchantID string, cursor *strin
 func (c *Client) vanished(ctx context.Context, seen *call, err error) Result {
 	result := c.failure(ctx, seen, err)
 	if seen.status == http.StatusNotFound && saysNotFound(err) {
-		result.Class, result.Cause, result.RetryIn = Retryable, CauseAnswer, 0
+		result.Class, result.Cause, result.RetryIn = Retryable, delivery.CauseSvixAnswer, 0
 	}
 	return result
 }

@@ -44,23 +44,6 @@ func (c Class) String() string {
 	}
 }
 
-// How a hand-over ends, beside delivery.CauseNotStarted and delivery.CauseInternal. They are words of their own, as none of
-// them is a fault of the merchant's endpoint.
-const (
-	CauseHandedOver   delivery.Cause = "svix_accepted"
-	CauseUnconfirmed  delivery.Cause = "svix_unconfirmed"  // Svix has the message, and has not shown yet that it is queued
-	CauseUnreachable  delivery.Cause = "svix_unreachable"  // no connection, or it broke
-	CauseTimeout      delivery.Cause = "svix_timeout"      // Detail says in which phase
-	CauseBusy         delivery.Cause = "svix_busy"         // 408, 429
-	CauseServerError  delivery.Cause = "svix_error"        // 5xx
-	CauseAnswer       delivery.Cause = "svix_answer"       // the answer makes no sense
-	CauseUnauthorized delivery.Cause = "svix_unauthorized" // the token is wrong, or may not do this
-	CauseAddress      delivery.Cause = "svix_address"      // what answers at the address is not Svix's API
-	CauseRefused      delivery.Cause = "svix_refused"      // Svix finds the message wrong
-	CauseTooLarge     delivery.Cause = "svix_too_large"
-	CauseConflict     delivery.Cause = "svix_conflict" // another event has the id
-)
-
 // Bounds of what an answer may say.
 const (
 	// maxRetryAfter bounds what Svix may ask for with Retry-After: it is asked of everybody's webhooks at once.
@@ -92,7 +75,7 @@ type Result struct {
 // Counts reports whether the attempt is one of those that the schedule allows. Waiting does not count: for somebody to mend
 // the token, for a message to show that it is queued, for a claim.
 func (r Result) Counts() bool {
-	return r.Class != Unauthorized && r.Class != NotStarted && r.Cause != CauseUnconfirmed
+	return r.Class != Unauthorized && r.Class != NotStarted && r.Cause != delivery.CauseSvixUnconfirmed
 }
 
 func retryable(cause delivery.Cause, detail string) Result {
@@ -111,7 +94,7 @@ func (c *Client) classify(ctx context.Context, seen *call, err error) Result {
 	case seen.denied:
 		return Result{Class: NotStarted, Cause: delivery.CauseNotStarted, Detail: "the guard kept the request back"}
 	case seen.status >= 200 && seen.status <= 299:
-		return retryable(CauseAnswer, "the answer cannot be read")
+		return retryable(delivery.CauseSvixAnswer, "the answer cannot be read")
 	case seen.status != 0: // it counts, whether the rest could be read or not
 		var body []byte
 		if answer, ok := errors.AsType[*sdk.Error](err); ok {
@@ -124,32 +107,32 @@ func (c *Client) classify(ctx context.Context, seen *call, err error) Result {
 	case errors.Is(ctx.Err(), context.Canceled):
 		return retryable(delivery.CauseInternal, "this process ends")
 	case ctx.Err() != nil, isNet && timeout.Timeout():
-		return retryable(CauseTimeout, seen.reached())
+		return retryable(delivery.CauseSvixTimeout, seen.reached())
 	}
 	if wrapped, ok := errors.AsType[*url.Error](err); ok { // its text quotes the URL
 		err = wrapped.Err
 	}
-	return retryable(CauseUnreachable, cut(err.Error()))
+	return retryable(delivery.CauseSvixUnreachable, cut(err.Error()))
 }
 
 // refusal says what an answer other than 2xx means. Only Svix's own word about the message ends it.
 func (c *Client) refusal(seen *call, body []byte) Result {
 	code, detail, isSvix := readProblem(body)
-	result := Result{Class: Retryable, Cause: CauseAnswer, Detail: detail}
+	result := Result{Class: Retryable, Cause: delivery.CauseSvixAnswer, Detail: detail}
 	switch status := seen.status; {
 	case status == http.StatusUnauthorized, status == http.StatusForbidden, status == http.StatusBadRequest && code == "bad token":
-		result.Class, result.Cause, result.RetryIn = Unauthorized, CauseUnauthorized, c.mending
+		result.Class, result.Cause, result.RetryIn = Unauthorized, delivery.CauseSvixUnauthorized, c.mending
 	case status >= 300 && status <= 399, status == http.StatusNotFound, status == http.StatusMethodNotAllowed:
 		// Asked were paths that are always there.
-		result.Class, result.Cause, result.RetryIn = Unauthorized, CauseAddress, c.mending
+		result.Class, result.Cause, result.RetryIn = Unauthorized, delivery.CauseSvixAddress, c.mending
 	case status == http.StatusRequestEntityTooLarge: // of Svix, or of a proxy before it
-		result.Class, result.Cause = Terminal, CauseTooLarge
+		result.Class, result.Cause = Terminal, delivery.CauseSvixTooLarge
 	case isSvix && (status == http.StatusBadRequest || status == http.StatusUnprocessableEntity):
-		result.Class, result.Cause = Terminal, CauseRefused
+		result.Class, result.Cause = Terminal, delivery.CauseSvixRefused
 	case status == http.StatusRequestTimeout, status == http.StatusTooManyRequests:
-		result.Cause, result.RetryIn = CauseBusy, seen.retryAfter
+		result.Cause, result.RetryIn = delivery.CauseSvixBusy, seen.retryAfter
 	case status >= 500:
-		result.Cause, result.RetryIn = CauseServerError, seen.retryAfter
+		result.Cause, result.RetryIn = delivery.CauseSvixServerError, seen.retryAfter
 	}
 	return result
 }
