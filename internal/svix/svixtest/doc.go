@@ -8,8 +8,10 @@
 //   - get-or-create of an application looks first and inserts afterwards, without a lock;
 //   - what is queued is posted to the application's endpoints, signed, with svix-* headers, and tried again on a schedule;
 //     an attempt is there to be read only when it has ended;
+//   - a message whose schedule is used up, and an endpoint that only such messages had for five days, are told of by
+//     operational webhooks, as is an endpoint that is created;
 //   - the same limits and refusals, in the same two forms.
 //
-// Not there: operational webhooks, resending and recovering, messages' channels, event types, tokens of applications,
+// Not there: the other operational webhooks, resending and recovering, messages' channels, event types, tokens of applications,
 // durability. Deleting an application does not end what is queued.
 package svixtest

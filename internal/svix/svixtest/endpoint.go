@@ -13,6 +13,8 @@ type endpoint struct {
 	endpointOut
 	secret  signing.Secret
 	deleted bool
+	// failingSince is when the first message after the last success ended without one; nil where none has.
+	failingSince *time.Time
 }
 
 type endpointOut struct {
@@ -116,6 +118,7 @@ func (s *Server) createEndpoint(w http.ResponseWriter, r *http.Request) error {
 		return invalid(err.Error(), "body", "secret")
 	}
 	app.endpoints = append(app.endpoints, made)
+	s.tellOfEndpoint(typeEndpointCreated, app, made)
 	writeJSON(w, http.StatusCreated, made.endpointOut)
 	return nil
 }

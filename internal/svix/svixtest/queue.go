@@ -53,7 +53,7 @@ func (s *Server) enqueue(app *application, m *message) {
 	task := func() {
 		var all sync.WaitGroup
 		for _, each := range targets {
-			all.Go(func() { s.deliver(m, each) })
+			all.Go(func() { s.deliver(app, m, each) })
 		}
 		all.Wait()
 		s.mu.Lock()
@@ -82,15 +82,15 @@ func (s *Server) Pending() int {
 	return s.pending
 }
 
-// deliver makes attempts until one succeeds or the schedule is used up.
-func (s *Server) deliver(m *message, to *endpoint) {
+// deliver makes attempts until one succeeds or the schedule is used up. app is nil for what the server tells of itself.
+func (s *Server) deliver(app *application, m *message, to *endpoint) {
 	for try := 0; ; try++ {
 		var delay time.Duration
 		more := try < len(s.opts.Retries)
 		if more {
 			delay = s.opts.Retries[try]
 		}
-		if s.try(m, to, more, delay) || !more {
+		if s.try(app, m, to, more, delay) || !more {
 			return
 		}
 		timer := time.NewTimer(delay)
@@ -104,7 +104,7 @@ func (s *Server) deliver(m *message, to *endpoint) {
 }
 
 // try makes one attempt and writes it down when it has ended; it reports whether it was the last.
-func (s *Server) try(m *message, to *endpoint, more bool, delay time.Duration) bool {
+func (s *Server) try(app *application, m *message, to *endpoint, more bool, delay time.Duration) bool {
 	s.mu.Lock()
 	url, secret, gone := to.URL, to.secret, to.Disabled || to.deleted
 	s.mu.Unlock()
@@ -124,17 +124,21 @@ func (s *Server) try(m *message, to *endpoint, more bool, delay time.Duration) b
 	}
 	if code >= 200 && code <= 299 {
 		a.Status, a.StatusText = succeeded, "success"
+		to.failingSince = nil
 	} else if more {
 		next := s.clock().Add(delay).UTC()
 		a.next = &next
 	}
 	m.attempts = append(m.attempts, a)
+	if a.Status == failed && !more && app != nil {
+		s.exhausted(app, m, to, a)
+	}
 	return a.Status == succeeded
 }
 
 // post sends the message, signed with the time of the attempt.
 func (s *Server) post(ctx context.Context, url string, secret signing.Secret, m *message) (int, string) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(m.body)) //nolint:gosec // as the real one, which is told where to post
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(m.body))
 	if err != nil {
 		return 0, err.Error()
 	}

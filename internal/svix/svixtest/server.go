@@ -23,6 +23,8 @@ const (
 	answersKept = 12 * time.Hour
 	// lockKept is how long a request holds its idempotency key at most: that of one whose process died, too.
 	lockKept = 5 * time.Second
+	// disableAfter is how long an endpoint's messages may all end without a success until it is disabled.
+	disableAfter = 120 * time.Hour
 )
 
 // DefaultRetries is the server's own schedule.
@@ -40,6 +42,8 @@ type Options struct {
 	Retries []time.Duration
 	// LockKept is how long a request that never ended keeps its idempotency key; 0 means the server's 5 s.
 	LockKept time.Duration
+	// Operational is where operational webhooks go; nowhere without a URL.
+	Operational Operational
 	// Around is put around the API, inside of what Intercept answers; for one who checks requests and answers.
 	Around func(http.Handler) http.Handler
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/svix/svix-webhooks/go/models"
 	"go.uber.org/goleak"
 
+	"github.com/hookline/hookline/internal/signing"
 	"github.com/hookline/hookline/internal/svix/svixtest"
 	"github.com/hookline/hookline/internal/svix/svixtest/contract"
 )
@@ -290,6 +291,82 @@ func TestAFailureWithARetryAheadSaysWhen(t *testing.T) {
 		out, err := s.api.MessageAttempt.ListAttemptedDestinations(t.Context(), app, "evt-1", nil)
 		return err == nil && len(out.Data) == 1 && out.Data[0].Status == models.MESSAGESTATUS_FAIL && out.Data[0].NextAttempt != nil
 	}, 5*time.Second, time.Millisecond)
+}
+
+// news is where operational webhooks arrive.
+type news struct {
+	mu  sync.Mutex
+	got []map[string]any
+}
+
+func (n *news) of(eventType string) []map[string]any {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var out []map[string]any
+	for _, each := range n.got {
+		if each["type"] == eventType {
+			out = append(out, each["data"].(map[string]any))
+		}
+	}
+	return out
+}
+
+func TestOperationalWebhooksTellOfWhatWasGivenUpAndDisabled(t *testing.T) {
+	t.Parallel()
+	const secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+	key, err := signing.ParseSecret(secret)
+	require.NoError(t, err)
+	verifier, err := sdk.NewWebhook(secret)
+	require.NoError(t, err)
+	told, refused := &news{}, false
+	door := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err == nil {
+			err = verifier.Verify(body, r.Header)
+		}
+		var one map[string]any
+		told.mu.Lock()
+		defer told.mu.Unlock()
+		switch {
+		case err != nil || json.Unmarshal(body, &one) != nil:
+			t.Errorf("%s: %v", body, err)
+		case !refused:
+			refused = true
+			w.WriteHeader(http.StatusServiceUnavailable)
+		default:
+			told.got = append(told.got, one)
+		}
+	}))
+	t.Cleanup(door.Close)
+	s := start(t, svixtest.Options{
+		Retries: []time.Duration{time.Millisecond}, Operational: svixtest.Operational{URL: door.URL, Secret: key},
+	}, 200, 500, 500, 500, 500, 500, 500)
+	require.Eventually(t, func() bool { return len(told.of("endpoint.created")) == 1 }, 10*time.Second, time.Millisecond, "at the second try")
+
+	create := func(eventID string) {
+		id, status := s.create(t, s.api, eventID, "")
+		require.Equal(t, http.StatusAccepted, status)
+		require.NotEmpty(t, id)
+		require.Eventually(t, func() bool { return s.Pending() == 0 }, 10*time.Second, time.Millisecond)
+	}
+	create("e0")
+	create("e1")
+	require.Eventually(t, func() bool { return len(told.of("message.attempt.exhausted")) == 1 }, 10*time.Second, time.Millisecond)
+	one := told.of("message.attempt.exhausted")[0]
+	require.Equal(t, []any{app, "e1"}, []any{one["appUid"], one["msgEventId"]})
+	require.EqualValues(t, 500, one["lastAttempt"].(map[string]any)["responseStatusCode"])
+	s.Advance(119 * time.Hour)
+	create("e2")
+	require.Eventually(t, func() bool { return len(told.of("message.attempt.exhausted")) == 2 }, 10*time.Second, time.Millisecond)
+	require.Empty(t, told.of("endpoint.disabled"))
+	s.Advance(2 * time.Hour)
+	create("e3")
+	require.Eventually(t, func() bool { return len(told.of("endpoint.disabled")) == 1 }, 10*time.Second, time.Millisecond)
+	require.Equal(t, []any{app, "ep-main"}, []any{told.of("endpoint.disabled")[0]["appUid"], told.of("endpoint.disabled")[0]["endpointUid"]})
+	require.NotEmpty(t, told.of("endpoint.disabled")[0]["failSince"])
+	list, err := s.api.Endpoint.List(t.Context(), app, nil)
+	require.NoError(t, err)
+	require.True(t, *list.Data[0].Disabled)
 }
 
 func TestWhatTheQueueLosesIsNeverAttempted(t *testing.T) {
