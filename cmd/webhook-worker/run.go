@@ -60,8 +60,10 @@ func run(ctx context.Context, cfg config, log *slog.Logger) error {
 	client := deliver.NewClient(cfg.IdlePerHost, guard)
 	defer client.Close()
 
+	calls := restate.NewClient(cfg.IngressURL, intake.MaxInFlight)
+	defer calls.Close()
 	dispatcher := dispatch.New(ctx, dispatch.Config{
-		Route: cfg.DefaultRoute, Schedule: cfg.RetrySchedule, Jitter: cfg.RetryJitter,
+		Route: cfg.DefaultRoute, Schedule: cfg.RetrySchedule, Jitter: cfg.RetryJitter, WakeFunc: calls.Wake,
 	}, ledger, data, client, log, registry)
 	callbacks := restate.NewCallbacks(cfg.CallbackSecrets, api, dispatcher, ledger, log, registry)
 	handlers, err := restate.Handler(dispatcher, callbacks, cfg.HandlerConfig, log)
@@ -73,8 +75,6 @@ func run(ctx context.Context, cfg config, log *slog.Logger) error {
 		subscription = restate.Subscription{Brokers: cfg.Kafka.Brokers, Topic: cfg.Kafka.Topic, Group: cfg.KafkaGroup}
 	}
 	registrar := restate.NewRegistrar(cfg.RegistrarConfig, subscription, cfg.APIToken, log)
-	calls := restate.NewClient(cfg.IngressURL, intake.MaxInFlight)
-	defer calls.Close()
 	reconciler := reconcile.New(cfg.Reconcile, data, ledger, registrar, calls, api, log, registry)
 
 	// A worker that comes without a key in use does not become ready: a deployment stops there. One that works stays so

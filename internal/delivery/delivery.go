@@ -50,6 +50,9 @@ type Object struct {
 	ID         string
 }
 
+// Alone reports whether the object is an event's own: no other event is of it, and nothing waits for that one.
+func (o Object) Alone(eventID uuid.UUID) bool { return o.ID == eventID.String() }
+
 // Circuit says whether an endpoint is spared.
 type Circuit string
 
@@ -102,13 +105,23 @@ type Outcome struct {
 	Answer []byte
 }
 
-// Settled is an outcome that an earlier execution of the same invocation wrote, and whose next attempt it may
-// not have lived to schedule.
+// Settled is an outcome that is written already, by an earlier execution of the same invocation or by an exchange that
+// outlived its step, and that what follows from may not have been sent.
 type Settled struct {
 	Key
 	Epoch   int64
 	Number  int // of the next attempt
 	RetryIn time.Duration
+	// Sequence is set where no attempt follows, and what waits for its turn there is to be woken.
+	Sequence *Sequence
+}
+
+// Planned is what a plan did.
+type Planned struct {
+	Events []uuid.UUID // those that nobody had planned
+	// Wake are the sequences in which something waits for its turn since, or in which what was planned without the endpoint
+	// may have been the last that others waited for.
+	Wake []Sequence
 }
 
 // Ticket names a delivery whose attempt is to be made, and the epoch at which it may be claimed. A ticket for

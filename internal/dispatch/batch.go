@@ -67,11 +67,11 @@ func (b *batch) finished(result exchangeResult) {
 
 func (b *batch) lost(key delivery.Key) { b.events <- batchEvent{key: key} }
 
-// deliver makes the attempts of the claims, writes down how they ended, and returns one line each, after those
-// of lines. It errs only before anything was sent.
-func (d *Dispatcher) deliver(ctx context.Context, owner string, claims []delivery.Claim, lines []Line, payload fetch, claimedAt time.Time, lane lane) (Result, error) {
+// deliver makes the attempts of the claims, writes down how they ended, and returns one line each, beside what the result
+// so far has. It errs only before anything was sent.
+func (d *Dispatcher) deliver(ctx context.Context, owner string, claims []delivery.Claim, so Result, payload fetch, claimedAt time.Time, lane lane) (Result, error) {
 	if len(claims) == 0 {
-		return Result{Deliveries: lines}, nil
+		return so, nil
 	}
 	endpoints, err := d.endpoints.get(ctx, claims)
 	if err != nil {
@@ -117,7 +117,10 @@ func (d *Dispatcher) deliver(ctx context.Context, owner string, claims []deliver
 	if len(late) > 0 {
 		d.running.Go(func() { b.await(late, endpoints) })
 	}
-	return Result{Deliveries: append(lines, b.gather(done, open, endpoints)...)}, nil
+	lines := b.gather(done, open, endpoints)
+	so.Deliveries = append(so.Deliveries, lines...)
+	so.wakeAfter(lines, claims, endpoints)
+	return so, nil
 }
 
 // gather waits for the open claims, at most as long as the budget, and writes outcomes down in groups.

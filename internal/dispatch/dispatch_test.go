@@ -236,12 +236,12 @@ type flakyLedger struct {
 	planErr error
 }
 
-func (l *flakyLedger) Plan(ctx context.Context, owner, route string, refs []event.Ref) ([]delivery.Claim, []uuid.UUID, error) {
+func (l *flakyLedger) Plan(ctx context.Context, owner, route string, refs []event.Ref) ([]delivery.Claim, delivery.Planned, error) {
 	l.mu.Lock()
 	err := l.planErr
 	l.mu.Unlock()
 	if err != nil {
-		return nil, nil, err
+		return nil, delivery.Planned{}, err
 	}
 	return l.Ledger.Plan(ctx, owner, route, refs)
 }

@@ -23,9 +23,10 @@ import (
 
 // ledger is what the dispatcher keeps its books in.
 type ledger interface {
-	Plan(ctx context.Context, owner, route string, refs []event.Ref) ([]delivery.Claim, []uuid.UUID, error)
+	Plan(ctx context.Context, owner, route string, refs []event.Ref) ([]delivery.Claim, delivery.Planned, error)
 	Resume(ctx context.Context, owner string, eventIDs []uuid.UUID) ([]delivery.Claim, []delivery.Settled, error)
 	Claim(ctx context.Context, owner string, endpointID uuid.UUID, tickets []delivery.Ticket) ([]delivery.Claim, []delivery.Settled, error)
+	Release(ctx context.Context, owner string, s delivery.Sequence) ([]delivery.Overdue, error)
 	Holds(ctx context.Context, claim delivery.Claim) (bool, error)
 	Record(ctx context.Context, owner string, outcomes []delivery.Outcome) error
 	Endpoints(ctx context.Context, ids []uuid.UUID) ([]delivery.Endpoint, error)
@@ -68,6 +69,9 @@ type Config struct {
 	Route    string            // of new plans: inhouse
 	Schedule delivery.Schedule // of endpoints without one of their own
 	Jitter   float64           // 0.2 spreads a delay by up to 20 % both ways
+	// WakeFunc, where there is one, wakes a sequence for an exchange that outlived its step. Where it errs, or the process
+	// ends, the exchange's watchdog does it, later.
+	WakeFunc func(ctx context.Context, s delivery.Sequence) error
 }
 
 // Dispatcher plans, delivers and records. It is safe for concurrent use; Close it to wait for open exchanges.
@@ -127,33 +131,41 @@ func (d *Dispatcher) Process(ctx context.Context, owner string, refs []event.Ref
 	go func() { fetched <- d.fetch(ctx, asked) }()
 
 	claimedAt := time.Now() // before the statement leaves, so that a claim is never younger than it seems
-	claims, settled, buried, err := d.plan(ctx, owner, refs)
+	p, err := d.plan(ctx, owner, refs)
 	payload := <-fetched
 	if err != nil {
 		return Result{}, err
 	}
-	if payload.err != nil && len(claims) > 0 {
+	if payload.err != nil && len(p.claims) > 0 {
 		return Result{}, payload.err
 	}
-	return d.deliver(ctx, owner, claims, append(d.lines(settled), buried...), payload, claimedAt, fast)
+	return d.deliver(ctx, owner, p.claims, p.so, payload, claimedAt, fast)
+}
+
+// plan is what there is to do about a batch of events.
+type plan struct {
+	claims []delivery.Claim
+	so     Result // what needs no attempt now
 }
 
 // plan plans the events that are new and resumes those that an earlier execution of owner planned.
-func (d *Dispatcher) plan(ctx context.Context, owner string, refs []event.Ref) ([]delivery.Claim, []delivery.Settled, []Line, error) {
+func (d *Dispatcher) plan(ctx context.Context, owner string, refs []event.Ref) (plan, error) {
 	claims, planned, err := d.ledger.Plan(ctx, owner, d.cfg.Route, refs)
 	if err != nil {
 		if fault.ClassOf(err) != fault.Invalid || ctx.Err() != nil {
-			return nil, nil, nil, err // a ledger that is away, or wrong itself: nobody's events are given up for that
+			return plan{}, err // a ledger that is away, or wrong itself: nobody's events are given up for that
 		}
 		// The ledger refuses what one of the events says: that one must not hold up the others.
 		return d.planEach(ctx, owner, refs, err)
 	}
-	d.metrics.planned.Add(float64(len(planned)))
-	if len(planned) == len(refs) {
-		return claims, nil, nil, nil
+	d.metrics.planned.Add(float64(len(planned.Events)))
+	out := plan{claims: claims}
+	out.so.wake(planned.Wake...)
+	if len(planned.Events) == len(refs) {
+		return out, nil
 	}
-	known := make(map[uuid.UUID]bool, len(planned))
-	for _, id := range planned {
+	known := make(map[uuid.UUID]bool, len(planned.Events))
+	for _, id := range planned.Events {
 		known[id] = true
 	}
 	var rest []uuid.UUID
@@ -164,42 +176,46 @@ func (d *Dispatcher) plan(ctx context.Context, owner string, refs []event.Ref) (
 	}
 	resumed, settled, err := d.ledger.Resume(ctx, owner, rest)
 	if err != nil {
-		return nil, nil, nil, err
+		return plan{}, err
 	}
-	return append(claims, resumed...), settled, nil, nil
+	out.claims = append(out.claims, resumed...)
+	out.so.settle(settled)
+	return out, nil
 }
 
-func (d *Dispatcher) planEach(ctx context.Context, owner string, refs []event.Ref, cause error) ([]delivery.Claim, []delivery.Settled, []Line, error) {
+func (d *Dispatcher) planEach(ctx context.Context, owner string, refs []event.Ref, cause error) (plan, error) {
 	if len(refs) == 1 {
 		value, err := json.Marshal(refs[0])
 		if err != nil {
-			return nil, nil, nil, fmt.Errorf("encoding a pointer: %w", err)
+			return plan{}, fmt.Errorf("encoding a pointer: %w", err)
 		}
 		d.log.LogAttrs(ctx, slog.LevelError, "event cannot be planned", slog.String("event_id", refs[0].ID.String()), logging.Error(cause))
 		err = d.Bury(ctx, delivery.DeadRecord{
 			Partition: -1, Offset: -1, EventID: refs[0].ID, Reason: delivery.ReasonUnplannable, Detail: cause.Error(), Value: value,
 		})
-		return nil, nil, []Line{{EventID: refs[0].ID, State: delivery.Dead, Cause: delivery.CauseInternal}}, err
+		return plan{so: Result{Deliveries: []Line{{EventID: refs[0].ID, State: delivery.Dead, Cause: delivery.CauseInternal}}}}, err
 	}
-	var (
-		claims  []delivery.Claim
-		settled []delivery.Settled
-		buried  []Line
-	)
+	var out plan
 	for i := range refs {
-		c, s, b, err := d.plan(ctx, owner, refs[i:i+1])
+		one, err := d.plan(ctx, owner, refs[i:i+1])
 		if err != nil {
-			return nil, nil, nil, err
+			return plan{}, err
 		}
-		claims, settled, buried = append(claims, c...), append(settled, s...), append(buried, b...)
+		out.claims = append(out.claims, one.claims...)
+		out.so.Deliveries = append(out.so.Deliveries, one.so.Deliveries...)
+		out.so.wake(one.so.Wake...)
 	}
-	return claims, settled, buried, nil
+	return out, nil
 }
 
 // Attempt makes the attempts of a list, of which it takes what is still claimable. Errors are as Process's.
 func (d *Dispatcher) Attempt(ctx context.Context, owner string, list delivery.AttemptList) (Result, error) {
 	claimedAt := time.Now()
 	claims, settled, err := d.ledger.Claim(ctx, owner, list.EndpointID, list.Tickets)
+	if err != nil {
+		return Result{}, err
+	}
+	endpoints, err := d.endpoints.get(ctx, claims)
 	if err != nil {
 		return Result{}, err
 	}
@@ -214,11 +230,7 @@ func (d *Dispatcher) Attempt(ctx context.Context, owner string, list delivery.At
 			// A watchdog's list: the exchange that was handed over has failed meanwhile, and is recorded. Its
 			// next attempt is due by the schedule, counted from now: never before the schedule's, or before the
 			// endpoint's Retry-After, which is in the record.
-			outcome, err := d.afterWatchdog(ctx, claim, jitter)
-			if err != nil {
-				return Result{}, err
-			}
-			done = append(done, outcome)
+			done = append(done, d.afterWatchdog(claim, endpoints, jitter))
 			continue
 		}
 		due = append(due, claim)
@@ -226,32 +238,42 @@ func (d *Dispatcher) Attempt(ctx context.Context, owner string, list delivery.At
 			asked = append(asked, claim.Event)
 		}
 	}
-	lines := append(d.lines(settled), d.record(owner, done)...)
+	var so Result
+	so.settle(settled)
+	lines := d.record(owner, done)
+	so.Deliveries = append(so.Deliveries, lines...)
+	so.wakeAfter(lines, claims, endpoints)
 	if len(due) == 0 {
-		return Result{Deliveries: lines}, nil
+		return so, nil
 	}
 	payload := d.fetch(ctx, asked)
 	if payload.err != nil {
 		return Result{}, payload.err
 	}
-	return d.deliver(ctx, owner, due, lines, payload, claimedAt, slow)
+	return d.deliver(ctx, owner, due, so, payload, claimedAt, slow)
 }
 
-func (d *Dispatcher) afterWatchdog(ctx context.Context, claim delivery.Claim, jitter float64) (delivery.Outcome, error) {
-	endpoints, err := d.endpoints.get(ctx, []delivery.Claim{claim})
-	if err != nil {
-		return delivery.Outcome{}, err
-	}
+func (d *Dispatcher) afterWatchdog(claim delivery.Claim, endpoints map[uuid.UUID]delivery.Endpoint, jitter float64) delivery.Outcome {
 	endpoint, found := endpoints[claim.EndpointID]
 	if outcome, is := unfit(claim, endpoint, found); is {
-		return outcome, nil
+		return outcome
 	}
 	outcome := delivery.Outcome{Key: claim.Key, Epoch: claim.Epoch, Number: claim.Number - 1, Cause: delivery.CauseRecorded}
 	d.reschedule(&outcome, endpoint, 0, jitter)
 	if outcome.State == delivery.Retrying && float64(claim.NotBefore) > float64(outcome.RetryIn)/jitter*(1+d.cfg.Jitter) {
 		outcome.RetryIn = claim.NotBefore // later than any schedule would have it: the endpoint asked for that
 	}
-	return outcome, nil
+	return outcome
+}
+
+// Release lets go what is in turn in a sequence, for owner, and returns the attempts to be made at once. A second execution
+// returns what the first one released. Its error means that the ledger could not be reached.
+func (d *Dispatcher) Release(ctx context.Context, owner string, s delivery.Sequence) ([]delivery.AttemptList, error) {
+	released, err := d.ledger.Release(ctx, owner, s)
+	if err != nil {
+		return nil, err
+	}
+	return delivery.AttemptLists(released), nil
 }
 
 // Record writes the outcomes that a step's ledger did not take. Its error means that the ledger still does not.
@@ -366,17 +388,6 @@ func (d *Dispatcher) record(owner string, outcomes []delivery.Outcome) []Line {
 	for i, outcome := range outcomes {
 		d.metrics.count(outcome)
 		lines[i] = lineOf(outcome, err == nil)
-	}
-	return lines
-}
-
-func (d *Dispatcher) lines(settled []delivery.Settled) []Line {
-	lines := make([]Line, len(settled))
-	for i, s := range settled {
-		lines[i] = Line{
-			EventID: s.EventID, EndpointID: s.EndpointID, Generation: s.Generation, Epoch: s.Epoch, Number: s.Number - 1,
-			State: delivery.Retrying, Cause: delivery.CauseRecorded, Next: s.Number, RetryInMS: s.RetryIn.Round(100 * time.Millisecond).Milliseconds(),
-		}
 	}
 	return lines
 }

@@ -249,6 +249,9 @@ func (b *background) finished(result exchangeResult) {
 		cancel()
 		if err == nil {
 			b.d.metrics.count(outcome)
+			if outcome.State == delivery.Succeeded {
+				b.wake(result)
+			}
 			return
 		}
 		b.d.log.LogAttrs(b.d.lifetime, slog.LevelWarn, "an outcome waits for the ledger", slog.String("event_id", outcome.EventID.String()), logging.Error(err))
@@ -258,5 +261,18 @@ func (b *background) finished(result exchangeResult) {
 		case <-b.d.lifetime.Done():
 			return
 		}
+	}
+}
+
+// wake tells the sequence of an exchange that has ended: the step that would have done it is over.
+func (b *background) wake(result exchangeResult) {
+	s, ordered := sequenceOf(result.claim, result.of.endpoint)
+	if !ordered || b.d.cfg.WakeFunc == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(b.d.lifetime, ledgerPatience)
+	defer cancel()
+	if err := b.d.cfg.WakeFunc(ctx, s); err != nil {
+		b.d.log.LogAttrs(ctx, slog.LevelWarn, "what waits for its turn waits for a watchdog", slog.String("event_id", result.claim.EventID.String()), logging.Error(err))
 	}
 }

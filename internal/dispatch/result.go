@@ -1,6 +1,7 @@
 package dispatch
 
 import (
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -12,6 +13,8 @@ import (
 // schedule what follows. No body, URL, secret or answer is in it.
 type Result struct {
 	Deliveries []Line `json:"deliveries"`
+	// Wake are the sequences in which something may be in turn now, each once.
+	Wake []delivery.Sequence `json:"wake,omitempty"`
 }
 
 // Line is one delivery of a step.
@@ -67,6 +70,56 @@ func (r Result) FollowUps() []FollowUp {
 			delivery.Ticket{EventID: line.EventID, Generation: line.Generation, Epoch: line.Epoch})
 	}
 	return out
+}
+
+// settle adds what was written down before.
+func (r *Result) settle(settled []delivery.Settled) {
+	for _, s := range settled {
+		if s.Sequence != nil {
+			r.wake(*s.Sequence)
+			continue
+		}
+		r.Deliveries = append(r.Deliveries, Line{
+			EventID: s.EventID, EndpointID: s.EndpointID, Generation: s.Generation, Epoch: s.Epoch, Number: s.Number - 1,
+			State: delivery.Retrying, Cause: delivery.CauseRecorded, Next: s.Number, RetryInMS: s.RetryIn.Round(100 * time.Millisecond).Milliseconds(),
+		})
+	}
+}
+
+// wake adds sequences to those that are to be woken.
+func (r *Result) wake(sequences ...delivery.Sequence) {
+	for _, s := range sequences {
+		if !slices.Contains(r.Wake, s) {
+			r.Wake = append(r.Wake, s)
+		}
+	}
+}
+
+// wakeAfter adds the sequences of what has ended, by the lines: at endpoints that want an order, and of objects that have
+// other events.
+func (r *Result) wakeAfter(lines []Line, claims []delivery.Claim, endpoints map[uuid.UUID]delivery.Endpoint) {
+	sequences := map[delivery.Key]delivery.Sequence{}
+	for _, claim := range claims {
+		if s, ordered := sequenceOf(claim, endpoints[claim.EndpointID]); ordered {
+			sequences[claim.Key] = s
+		}
+	}
+	for _, line := range lines {
+		if line.State != delivery.Succeeded && line.State != delivery.Dead {
+			continue
+		}
+		if s, ordered := sequences[delivery.Key{EventID: line.EventID, EndpointID: line.EndpointID, Generation: line.Generation}]; ordered {
+			r.wake(s)
+		}
+	}
+}
+
+// sequenceOf returns the sequence that the claim's delivery has its turn in; replays have none.
+func sequenceOf(claim delivery.Claim, endpoint delivery.Endpoint) (delivery.Sequence, bool) {
+	if !endpoint.Ordered || claim.Generation != 0 || claim.Object.Alone(claim.EventID) {
+		return delivery.Sequence{}, false
+	}
+	return delivery.Sequence{EndpointID: claim.EndpointID, ObjectType: claim.Object.Type, ObjectID: claim.Object.ID}, true
 }
 
 // Unrecorded reports whether a record step is needed.

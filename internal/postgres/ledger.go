@@ -55,9 +55,9 @@ func LedgerSettings() map[string]string {
 }
 
 // planEvents freezes who gets what, and by which route. Rows are sorted: two workers that plan overlapping batches in
-// different orders would deadlock, even with DO NOTHING. A later version of an object waits for those before it where the
-// endpoint wants an object's events in order; the first has nothing to wait for. Svix is one delivery, whatever becomes of
-// it there.
+// different orders would deadlock, even with DO NOTHING. Where the endpoint wants an object's events in order, a version
+// waits that is not in turn, as far as this statement's snapshot shows; whoever ends the one before it wakes it, or the wake
+// that Plan returns does, whichever looks later. Svix is one delivery, whatever becomes of it there.
 const planEvents = `
 with input as (
     select * from unnest($3::uuid[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::bigint[], $9::text[])
@@ -69,10 +69,11 @@ with input as (
       from input i left join delivery.routes r on r.merchant_id = i.merchant_id
      order by event_id
     on conflict (event_id) do nothing
-    returning event_id, merchant_id, event_type, object_version, route
+    returning event_id, merchant_id, event_type, object_type, object_id, object_version, route
 ), chosen as (
     select p.event_id, e.id as endpoint_id, p.merchant_id,
-           case when e.ordering = 'object' and p.object_version > 1 then 'waiting'
+           case when e.ordering = 'object' and p.object_version > 1
+                     and not delivery.in_turn(e.id, p.object_type, p.object_id, p.object_version, 'infinity') then 'waiting'
                 when e.enabled and e.circuit = 'closed' then 'pending'
                 else 'parked' end as state
       from planned p
@@ -90,14 +91,21 @@ with input as (
      order by event_id, endpoint_id
     returning event_id, endpoint_id, owner
 )
-select p.event_id, m.endpoint_id, coalesce(e.revision, 0)
+select false, p.event_id, m.endpoint_id, coalesce(e.revision, 0)
   from planned p
   left join made m on m.event_id = p.event_id and m.owner is not null
-  left join delivery.endpoints e on e.id = m.endpoint_id`
+  left join delivery.endpoints e on e.id = m.endpoint_id
+union all
+select true, event_id, endpoint_id, 0 from chosen where state = 'waiting'
+union all
+select true, p.event_id, e.id, 0
+  from planned p join delivery.endpoints e on e.merchant_id = p.merchant_id and e.ordering = 'object'
+ where p.object_id <> p.event_id::text and not (p.route = 'inhouse' and delivery.takes(e.event_types, p.event_type))`
 
 // Plan plans the events that nobody has planned yet, and claims their deliveries for owner in the same
-// statement. route is that of merchants without one of their own. It returns the claims, and the ids of the events that it planned: of the others Resume tells.
-func (l *Ledger) Plan(ctx context.Context, owner, route string, refs []event.Ref) ([]delivery.Claim, []uuid.UUID, error) {
+// statement. route is that of merchants without one of their own. It returns the claims, and what it planned: of the other
+// events Resume tells.
+func (l *Ledger) Plan(ctx context.Context, owner, route string, refs []event.Ref) ([]delivery.Claim, delivery.Planned, error) {
 	var (
 		ids                                      = make([][16]byte, len(refs))
 		txids, versions                          = make([]int64, len(refs)), make([]int64, len(refs))
@@ -112,21 +120,26 @@ func (l *Ledger) Plan(ctx context.Context, owner, route string, refs []event.Ref
 	rows, err := l.pool.Query(ctx, planEvents, owner, route, ids, txids, types, objectTypes, objectIDs, versions, merchants,
 		[16]byte(delivery.SvixEndpoint))
 	if err != nil {
-		return nil, nil, classify("planning events", err)
+		return nil, delivery.Planned{}, classify("planning events", err)
 	}
 	claims := make([]delivery.Claim, 0, len(refs))
-	planned := make([]uuid.UUID, 0, len(refs))
+	planned := delivery.Planned{Events: make([]uuid.UUID, 0, len(refs))}
+	var wake bool
 	var eventID uuid.UUID
 	var endpointID *[16]byte
 	var revision int64
-	_, err = pgx.ForEachRow(rows, []any{(*[16]byte)(&eventID), &endpointID, &revision}, func() error {
-		if len(planned) == 0 || planned[len(planned)-1] != eventID {
-			planned = append(planned, eventID)
+	_, err = pgx.ForEachRow(rows, []any{&wake, (*[16]byte)(&eventID), &endpointID, &revision}, func() error {
+		ref := byID[eventID]
+		if wake {
+			planned.Wake = append(planned.Wake, delivery.Sequence{EndpointID: *endpointID, ObjectType: ref.ObjectType, ObjectID: ref.ObjectID})
+			return nil
+		}
+		if n := len(planned.Events); n == 0 || planned.Events[n-1] != eventID {
+			planned.Events = append(planned.Events, eventID)
 		}
 		if endpointID == nil {
 			return nil
 		}
-		ref := byID[eventID]
 		claims = append(claims, delivery.Claim{
 			Key: delivery.Key{EventID: eventID, EndpointID: *endpointID}, Epoch: 1, Number: 1, EndpointRevision: revision,
 			Event:  event.PayloadRequest{EventID: eventID, TxID: ref.TxID, MinVersion: ref.ObjectVersion},
@@ -135,7 +148,7 @@ func (l *Ledger) Plan(ctx context.Context, owner, route string, refs []event.Ref
 		return nil
 	})
 	if err != nil {
-		return nil, nil, classify("planning events", err)
+		return nil, delivery.Planned{}, classify("planning events", err)
 	}
 	return claims, planned, nil
 }
@@ -153,18 +166,23 @@ with mine as (
     returning d.event_id, d.endpoint_id, d.generation, d.epoch, d.attempts, p.txid, p.object_version, p.planned_at,
               p.merchant_id, p.event_type, p.object_type, p.object_id
 )
-select false as settled, c.event_id, c.endpoint_id, c.generation, c.epoch, c.attempts, 0::bigint as retry_in_ms,
+select false as settled, false as ended, c.event_id, c.endpoint_id, c.generation, c.epoch, c.attempts, 0::bigint as retry_in_ms,
        c.txid, c.object_version, (extract(epoch from clock_timestamp() - c.planned_at) * 1000)::bigint as age_ms, coalesce(e.revision, 0),
        c.merchant_id, c.event_type, c.object_type, c.object_id
   from claimed c left join delivery.endpoints e on e.id = c.endpoint_id
 union all
-select true, d.event_id, d.endpoint_id, d.generation, d.epoch, d.attempts,
+select true, false, d.event_id, d.endpoint_id, d.generation, d.epoch, d.attempts,
        greatest(0, extract(epoch from d.next_attempt_at - clock_timestamp()) * 1000)::bigint, 0, 0, 0, 0, '', '', '', ''
   from mine p join delivery.deliveries d on d.event_id = p.event_id
- where d.generation = 0 and d.state = 'retrying' and d.owner is null and d.last_owner = $1`
+ where d.generation = 0 and d.state = 'retrying' and d.owner is null and d.last_owner = $1
+union all
+select true, true, p.event_id, e.id, 0, 0, 0, 0, 0, 0, 0, 0, '', '', p.object_type, p.object_id
+  from mine p join delivery.endpoints e on e.merchant_id = p.merchant_id and e.ordering = 'object'
+ where p.object_id <> p.event_id::text`
 
 // Resume claims what an earlier execution of the same invocation planned and did not finish, and returns what
-// that execution did settle and still wants its next attempt.
+// that execution did settle and still wants its next attempt, and every sequence that the events are of: what that execution
+// planned or ended there may have woken nobody.
 func (l *Ledger) Resume(ctx context.Context, owner string, eventIDs []uuid.UUID) ([]delivery.Claim, []delivery.Settled, error) {
 	return l.claim(ctx, "resuming events", resumePlanned, owner, raw(eventIDs))
 }
@@ -183,20 +201,26 @@ with t as (
     returning d.event_id, d.endpoint_id, d.generation, d.epoch, d.attempts,
               greatest(0, extract(epoch from b.next_attempt_at - clock_timestamp()) * 1000)::bigint as retry_in_ms
 )
-select false as settled, c.event_id, c.endpoint_id, c.generation, c.epoch, c.attempts, c.retry_in_ms,
+select false as settled, false as ended, c.event_id, c.endpoint_id, c.generation, c.epoch, c.attempts, c.retry_in_ms,
        p.txid, p.object_version, (extract(epoch from clock_timestamp() - p.planned_at) * 1000)::bigint as age_ms, coalesce(e.revision, 0),
        p.merchant_id, p.event_type, p.object_type, p.object_id
   from claimed c
   join delivery.plans p on p.event_id = c.event_id
   left join delivery.endpoints e on e.id = c.endpoint_id
 union all
-select true, d.event_id, d.endpoint_id, d.generation, d.epoch, d.attempts,
+select true, false, d.event_id, d.endpoint_id, d.generation, d.epoch, d.attempts,
        greatest(0, extract(epoch from d.next_attempt_at - clock_timestamp()) * 1000)::bigint, 0, 0, 0, 0, '', '', '', ''
   from t join delivery.deliveries d on d.event_id = t.event_id and d.endpoint_id = $2 and d.generation = t.generation
- where d.state = 'retrying' and d.owner is null and d.last_owner = $1`
+ where d.state = 'retrying' and d.owner is null and d.last_owner = $1
+union all
+select true, true, d.event_id, d.endpoint_id, 0, 0, 0, 0, 0, 0, 0, 0, '', '', p.object_type, p.object_id
+  from t join delivery.deliveries d on d.event_id = t.event_id and d.endpoint_id = $2 and d.generation = 0
+  join delivery.plans p on p.event_id = d.event_id
+  join delivery.endpoints e on e.id = $2 and e.ordering = 'object'
+ where t.generation = 0 and d.state in ('succeeded', 'dead') and p.object_id <> p.event_id::text`
 
 // Claim takes the tickets that are still valid for owner, and returns beside them what an earlier execution of
-// the same invocation settled. Tickets of a passed epoch are void and left out.
+// the same invocation settled, and the sequences of what has ended. Other tickets of a passed epoch are void and left out.
 func (l *Ledger) Claim(ctx context.Context, owner string, endpointID uuid.UUID, tickets []delivery.Ticket) ([]delivery.Claim, []delivery.Settled, error) {
 	ids, generations, epochs := make([][16]byte, len(tickets)), make([]int64, len(tickets)), make([]int64, len(tickets))
 	for i, ticket := range tickets {
@@ -214,6 +238,7 @@ func (l *Ledger) claim(ctx context.Context, doing, statement string, args ...any
 		claims        []delivery.Claim
 		settled       []delivery.Settled
 		isSettled     bool
+		isEnded       bool
 		key           delivery.Key
 		epoch         int64
 		attempts      int
@@ -224,9 +249,15 @@ func (l *Ledger) claim(ctx context.Context, doing, statement string, args ...any
 		eventType     string
 	)
 	_, err = pgx.ForEachRow(rows, []any{
-		&isSettled, (*[16]byte)(&key.EventID), (*[16]byte)(&key.EndpointID), &key.Generation, &epoch, &attempts, &retryIn,
+		&isSettled, &isEnded, (*[16]byte)(&key.EventID), (*[16]byte)(&key.EndpointID), &key.Generation, &epoch, &attempts, &retryIn,
 		&txid, &version, &age, &revision, &object.MerchantID, &eventType, &object.Type, &object.ID,
 	}, func() error {
+		if isEnded {
+			settled = append(settled, delivery.Settled{Key: key, Sequence: &delivery.Sequence{
+				EndpointID: key.EndpointID, ObjectType: object.Type, ObjectID: object.ID,
+			}})
+			return nil
+		}
 		if isSettled {
 			settled = append(settled, delivery.Settled{Key: key, Epoch: epoch, Number: attempts + 1, RetryIn: millis(retryIn)})
 			return nil

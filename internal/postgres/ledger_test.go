@@ -127,7 +127,7 @@ func TestPlanFreezesWhoGetsWhat(t *testing.T) {
 	first, nobody := newRef("m"), newRef("unknown-merchant")
 	claims, planned, err := b.Plan(ctx, "inv-1", route, []event.Ref{first, nobody})
 	require.NoError(t, err)
-	require.ElementsMatch(t, []uuid.UUID{first.ID, nobody.ID}, planned)
+	require.ElementsMatch(t, []uuid.UUID{first.ID, nobody.ID}, planned.Events)
 	var got []uuid.UUID
 	for _, c := range claims {
 		require.Equal(t, first.ID, c.EventID)
@@ -145,7 +145,7 @@ func TestPlanFreezesWhoGetsWhat(t *testing.T) {
 	claims, planned, err = b.Plan(ctx, "inv-2", route, []event.Ref{first, nobody})
 	require.NoError(t, err)
 	require.Empty(t, claims)
-	require.Empty(t, planned)
+	require.Empty(t, planned.Events)
 	require.Equal(t, 2, b.count(t, "select count(*) from delivery.plans"))
 	require.Equal(t, 3, b.count(t, "select count(*) from delivery.deliveries"))
 }
@@ -691,6 +691,7 @@ func TestLedgerStatementsReadThroughKeys(t *testing.T) {
 	b := newBooks(t)
 	ctx := t.Context()
 	claim := b.planOne(t, "inv-1")
+	inOrder := b.ordered(t, "ordered")
 	for range 8 { // past the fifth run PostgreSQL may settle on a generic plan
 		_, _, err := b.Plan(ctx, "inv-1", route, refs("m", 3))
 		require.NoError(t, err)
@@ -699,6 +700,10 @@ func TestLedgerStatementsReadThroughKeys(t *testing.T) {
 		_, _, err = b.Claim(ctx, "inv-1", claim.EndpointID, ticket(claim))
 		require.NoError(t, err)
 		require.NoError(t, b.Record(ctx, "inv-1", []delivery.Outcome{failure(claim)}))
+		b.plan(t, "inv-1", versions("ordered", uuid.NewString(), 3)...)
+		b.release(t, "inv-1", sequence(inOrder, version("ordered", "p", 1, "")))
+		_, _, err = b.Overslept(ctx, delivery.Key{}, 0, 10)
+		require.NoError(t, err)
 	}
 	b.pool.Close() // a connection that ends reports its counters
 	require.Eventually(t, func() bool {

@@ -41,6 +41,7 @@ const (
 type workflow interface {
 	Process(ctx context.Context, owner string, refs []event.Ref) (dispatch.Result, error)
 	Attempt(ctx context.Context, owner string, list delivery.AttemptList) (dispatch.Result, error)
+	Release(ctx context.Context, owner string, s delivery.Sequence) ([]delivery.AttemptList, error)
 	Record(ctx context.Context, owner string, result dispatch.Result) error
 	Bury(ctx context.Context, record delivery.DeadRecord) error
 }
@@ -80,6 +81,7 @@ func Handler(w workflow, c *Callbacks, cfg HandlerConfig, log *slog.Logger) (htt
 		Handler(ProcessHandler, sdk.NewServiceHandler(d.process, sdk.WithInputCodec(encoding.BinaryCodec), sdk.WithDocumentation("Plans a batch of events and makes their first attempts."))).
 		Handler(AttemptHandler, sdk.NewServiceHandler(d.attempt, sdk.WithDocumentation("Makes the attempts of a list that are due.")))
 	restateServer := server.NewRestate().WithLogger(warnings{log.Handler()}, true).WithIdentityV1(cfg.IdentityKeys...).Bind(definition)
+	restateServer.Bind((&sequencer{workflow: w}).definition(slices.Concat(options, retention)...))
 	for _, each := range c.definitions(options...) {
 		restateServer.Bind(each)
 	}
@@ -186,6 +188,7 @@ func (d *dispatcher) step(ctx sdk.Context, do func(context.Context, string) (dis
 	for _, next := range result.FollowUps() {
 		sdk.ServiceSend(ctx, DispatcherService, AttemptHandler).Send(next.List, sdk.WithDelay(next.Delay))
 	}
+	wake(ctx, result.Wake)
 	return nil
 }
 

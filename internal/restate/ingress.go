@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -81,6 +82,15 @@ func (c *Client) Dispatch(ctx context.Context, key string, batch []event.Ref) er
 func (c *Client) SendAttempt(ctx context.Context, list delivery.AttemptList) error {
 	if _, err := c.attempt.Send(ctx, list); err != nil {
 		return fault.Wrap(err, fault.Unavailable, "sending attempts")
+	}
+	return nil
+}
+
+// Wake has a sequence looked at, and returns when Restate has that durably. A wake too many does nothing.
+func (c *Client) Wake(ctx context.Context, s delivery.Sequence) error {
+	// The SDK puts the key into the path as it is.
+	if _, err := ingress.ObjectSend[sdk.Void](c.base, SequencerService, url.PathEscape(s.Key()), WakeHandler).Send(ctx, sdk.Void{}); err != nil {
+		return fault.Wrap(err, fault.Unavailable, "waking a sequence")
 	}
 	return nil
 }

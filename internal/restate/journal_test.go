@@ -31,11 +31,11 @@ type book struct {
 	refusals atomic.Int32
 }
 
-func (b *book) Plan(_ context.Context, _, _ string, refs []event.Ref) ([]delivery.Claim, []uuid.UUID, error) {
+func (b *book) Plan(_ context.Context, _, _ string, refs []event.Ref) ([]delivery.Claim, delivery.Planned, error) {
 	var claims []delivery.Claim
-	var planned []uuid.UUID
+	var planned delivery.Planned
 	for _, r := range refs {
-		planned = append(planned, r.ID)
+		planned.Events = append(planned.Events, r.ID)
 		claims = append(claims, delivery.Claim{
 			Key: delivery.Key{EventID: r.ID, EndpointID: b.endpoint.ID}, Epoch: 1, Number: 1, EndpointRevision: 1,
 			Event: event.PayloadRequest{EventID: r.ID, TxID: r.TxID, MinVersion: r.ObjectVersion},
@@ -50,6 +50,10 @@ func (*book) Resume(context.Context, string, []uuid.UUID) ([]delivery.Claim, []d
 
 func (*book) Claim(context.Context, string, uuid.UUID, []delivery.Ticket) ([]delivery.Claim, []delivery.Settled, error) {
 	return nil, nil, nil
+}
+
+func (*book) Release(context.Context, string, delivery.Sequence) ([]delivery.Overdue, error) {
+	return nil, nil
 }
 
 func (*book) Holds(context.Context, delivery.Claim) (bool, error) { return true, nil }

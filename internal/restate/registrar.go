@@ -151,6 +151,7 @@ func (r *Registrar) ensureDeployment(ctx context.Context) error {
 func ourHandlers() map[string][]string {
 	return map[string][]string{
 		DispatcherService: {ProcessHandler, AttemptHandler},
+		SequencerService:  {WakeHandler},
 		RouterService:     {StripeEventHandler, EventHandler, RedriveHandler},
 		TrackerService:    {ApplyHandler, HistoryHandler},
 	}

@@ -32,6 +32,7 @@ type scripts struct {
 	attempt map[uuid.UUID]func(ctx context.Context, owner string, list delivery.AttemptList) (dispatch.Result, error)
 	record  map[uuid.UUID]func(ctx context.Context, owner string, result dispatch.Result) error
 	bury    map[string]func(record delivery.DeadRecord) error
+	release map[delivery.Sequence]func(owner string) ([]delivery.AttemptList, error)
 }
 
 func newScripts() *scripts {
@@ -40,6 +41,7 @@ func newScripts() *scripts {
 		attempt: map[uuid.UUID]func(context.Context, string, delivery.AttemptList) (dispatch.Result, error){},
 		record:  map[uuid.UUID]func(context.Context, string, dispatch.Result) error{},
 		bury:    map[string]func(delivery.DeadRecord) error{},
+		release: map[delivery.Sequence]func(string) ([]delivery.AttemptList, error){},
 	}
 }
 
@@ -75,6 +77,16 @@ func (s *scripts) Record(ctx context.Context, owner string, result dispatch.Resu
 	return do(ctx, owner, result)
 }
 
+func (s *scripts) Release(_ context.Context, owner string, sequence delivery.Sequence) ([]delivery.AttemptList, error) {
+	s.mu.Lock()
+	do := s.release[sequence]
+	s.mu.Unlock()
+	if do == nil {
+		return nil, errNoScript
+	}
+	return do(owner)
+}
+
 func (s *scripts) Bury(_ context.Context, record delivery.DeadRecord) error {
 	s.mu.Lock()
 	do := s.bury[record.Topic]
@@ -107,6 +119,12 @@ func (s *scripts) onBury(topic string, do func(delivery.DeadRecord) error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.bury[topic] = do
+}
+
+func (s *scripts) onRelease(sequence delivery.Sequence, do func(owner string) ([]delivery.AttemptList, error)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.release[sequence] = do
 }
 
 // serve makes a handler reachable as Restate wants it: HTTP/2 without TLS.

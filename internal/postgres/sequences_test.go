@@ -1,0 +1,320 @@
+package postgres_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+
+	"github.com/hookline/hookline/internal/delivery"
+	"github.com/hookline/hookline/internal/endpoint"
+	"github.com/hookline/hookline/internal/event"
+	"github.com/hookline/hookline/internal/testkit/endpointtest"
+)
+
+func (b books) ordered(t *testing.T, merchant string, eventTypes ...string) uuid.UUID {
+	t.Helper()
+	return endpointtest.Add(t, b.all, merchant, func(s *endpoint.Spec) {
+		s.EventTypes, s.Ordering = eventTypes, endpoint.PerObject
+	})
+}
+
+// version is an event of the object.
+func version(merchant, object string, n int64, eventType string) event.Ref {
+	ref := newRef(merchant)
+	ref.ObjectID, ref.ObjectVersion, ref.Type = object, n, eventType
+	return ref
+}
+
+func versions(merchant, object string, n int64) []event.Ref {
+	var out []event.Ref
+	for v := range n {
+		out = append(out, version(merchant, object, v+1, "payment.succeeded"))
+	}
+	return out
+}
+
+func sequence(endpointID uuid.UUID, ref event.Ref) delivery.Sequence {
+	return delivery.Sequence{EndpointID: endpointID, ObjectType: ref.ObjectType, ObjectID: ref.ObjectID}
+}
+
+func (b books) plan(t *testing.T, owner string, refs ...event.Ref) ([]delivery.Claim, delivery.Planned) {
+	t.Helper()
+	claims, planned, err := b.Plan(t.Context(), owner, route, refs)
+	require.NoError(t, err)
+	return claims, planned
+}
+
+func (b books) release(t *testing.T, owner string, s delivery.Sequence) []delivery.Overdue {
+	t.Helper()
+	released, err := b.Release(t.Context(), owner, s)
+	require.NoError(t, err)
+	return released
+}
+
+func (b books) end(t *testing.T, owner string, o delivery.Outcome) {
+	t.Helper()
+	require.NoError(t, b.Record(t.Context(), owner, []delivery.Outcome{o}))
+}
+
+// claim takes what was released.
+func (b books) claimReleased(t *testing.T, owner string, o delivery.Overdue) delivery.Claim {
+	t.Helper()
+	claims, _, err := b.Claim(t.Context(), owner, o.EndpointID, []delivery.Ticket{{EventID: o.EventID, Epoch: o.Epoch}})
+	require.NoError(t, err)
+	require.Len(t, claims, 1)
+	return claims[0]
+}
+
+func TestLaterVersionsWaitAndGoOneAfterTheOther(t *testing.T) {
+	t.Parallel()
+	b := newBooks(t)
+	e := b.ordered(t, "m")
+	all := versions("m", "p", 3)
+	s := sequence(e, all[0])
+
+	claims, planned := b.plan(t, "inv-1", all...)
+	require.Len(t, claims, 1, "the first one has nothing to wait for")
+	require.Equal(t, all[0].ID, claims[0].EventID)
+	require.Equal(t, []delivery.Sequence{s, s}, planned.Wake)
+	require.Equal(t, row{State: "waiting", Epoch: 1}, b.row(t, delivery.Key{EventID: all[1].ID, EndpointID: e}))
+	require.Empty(t, b.release(t, "w", s), "the first one has not ended")
+
+	held := claims[0]
+	for i, ref := range all[1:] {
+		failed := failure(held)
+		b.end(t, "inv-1", failed)
+		require.Empty(t, b.release(t, "w", s), "a failure is no end")
+		b.end(t, "inv-1", success(held))
+		released := b.release(t, "w", s)
+		require.Equal(t, []delivery.Overdue{{Key: delivery.Key{EventID: ref.ID, EndpointID: e}, Epoch: 2, Number: 1}}, released)
+		require.Equal(t, row{State: "retrying", Epoch: 2, Due: true}, b.row(t, released[0].Key))
+		require.Empty(t, b.release(t, "another", s), "it goes once")
+		require.Equal(t, released, b.release(t, "w", s), "and again to who released it, until it is claimed")
+		held = b.claimReleased(t, "inv-1", released[0])
+		require.Empty(t, b.release(t, "w", s))
+		require.Equal(t, int64(i+2), held.Event.MinVersion)
+	}
+	b.end(t, "inv-1", success(held))
+
+	claims, planned = b.plan(t, "inv-2", version("m", "p", 4, "payment.refunded"))
+	require.Len(t, claims, 1, "all before have ended: it need not wait")
+	require.Empty(t, planned.Wake)
+}
+
+func TestADeadVersionHoldsUpNoLaterOne(t *testing.T) {
+	t.Parallel()
+	b := newBooks(t)
+	e := b.ordered(t, "m")
+	all := versions("m", "p", 2)
+	claims, _ := b.plan(t, "inv-1", all...)
+	dead := failure(claims[0])
+	dead.State = delivery.Dead
+	b.end(t, "inv-1", dead)
+	require.Len(t, b.release(t, "w", sequence(e, all[0])), 1)
+}
+
+func TestAGapHoldsUpUntilItIsPlannedAlsoByAnEventThatTheFilterLeavesOut(t *testing.T) {
+	t.Parallel()
+	b := newBooks(t)
+	e := b.ordered(t, "m", "payment.succeeded")
+	all := b.ordered(t, "m")
+	refs := versions("m", "p", 3)
+	refs[1].Type = "payment.disputed"
+	s := sequence(e, refs[0])
+
+	claims, planned := b.plan(t, "inv-3", refs[2])
+	require.Empty(t, claims)
+	require.ElementsMatch(t, []delivery.Sequence{s, sequence(all, refs[0])}, planned.Wake)
+	claims, _ = b.plan(t, "inv-1", refs[0])
+	for _, claim := range claims {
+		b.end(t, "inv-1", success(claim))
+	}
+	require.Empty(t, b.release(t, "w", s), "the second one is missing")
+
+	claims, planned = b.plan(t, "inv-2", refs[1])
+	require.Len(t, claims, 1)
+	require.Equal(t, all, claims[0].EndpointID)
+	require.Equal(t, []delivery.Sequence{s}, planned.Wake, "it closed the gap, and is nothing to wait for")
+	released := b.release(t, "w", s)
+	require.Len(t, released, 1)
+	require.Equal(t, refs[2].ID, released[0].EventID)
+	require.Empty(t, b.release(t, "w", sequence(all, refs[0])), "the second one is under way there")
+}
+
+func TestAFirstVersionThatTheFilterLeavesOutWakesToo(t *testing.T) {
+	t.Parallel()
+	b := newBooks(t)
+	e := b.ordered(t, "m", "payment.succeeded")
+	refs := versions("m", "p", 2)
+	refs[0].Type = "payment.pending"
+	b.plan(t, "inv-2", refs[1])
+	_, planned := b.plan(t, "inv-1", refs[0])
+	require.Equal(t, []delivery.Sequence{sequence(e, refs[0])}, planned.Wake)
+	require.Len(t, b.release(t, "w", planned.Wake[0]), 1)
+}
+
+func TestWhatWasPlannedBeforeAnEndpointHoldsItUpNoMore(t *testing.T) {
+	t.Parallel()
+	b := newBooks(t)
+	refs := versions("m", "p", 3)
+	b.plan(t, "inv-1", refs[0])
+	e := b.ordered(t, "m")
+	_, planned := b.plan(t, "inv-3", refs[2])
+	require.Len(t, planned.Wake, 1)
+	require.Empty(t, b.release(t, "w", planned.Wake[0]))
+	claims, planned := b.plan(t, "inv-2", refs[1])
+	require.Len(t, claims, 1, "the first was planned without the endpoint")
+	require.Empty(t, planned.Wake)
+	b.end(t, "inv-2", success(claims[0]))
+	require.Len(t, b.release(t, "w", sequence(e, refs[0])), 1)
+}
+
+func TestSequencesKeepToTheirEndpointAndObject(t *testing.T) {
+	t.Parallel()
+	b := newBooks(t)
+	e, other := b.ordered(t, "m"), b.ordered(t, "m")
+	claims, _ := b.plan(t, "inv-1", append(versions("m", "p", 2), versions("m", "q", 2)...)...)
+	require.Len(t, claims, 4)
+	alike := version("m", "p", 2, "payment.succeeded")
+	alike.ObjectType = "invoice"
+	b.plan(t, "inv-2", alike)
+	for _, claim := range claims {
+		if claim.EndpointID == e && claim.Object.ID == "p" {
+			b.end(t, "inv-1", success(claim))
+		}
+	}
+	for _, s := range []delivery.Sequence{
+		{EndpointID: other, ObjectType: "payment", ObjectID: "p"},
+		{EndpointID: e, ObjectType: "payment", ObjectID: "q"},
+		{EndpointID: e, ObjectType: "invoice", ObjectID: "p"},
+	} {
+		require.Empty(t, b.release(t, "w", s), "%+v", s)
+	}
+	require.Len(t, b.release(t, "w", delivery.Sequence{EndpointID: e, ObjectType: "payment", ObjectID: "p"}), 1)
+}
+
+func TestParallelEndpointsAndEventsOfTheirOwnWakeNobody(t *testing.T) {
+	t.Parallel()
+	b := newBooks(t)
+	b.endpoint(t, "m")
+	claims, planned := b.plan(t, "inv-1", versions("m", "p", 3)...)
+	require.Len(t, claims, 3)
+	require.Empty(t, planned.Wake)
+
+	b.ordered(t, "n", "payment.*")
+	alone := newRef("n")
+	alone.ObjectID, alone.Type = alone.ID.String(), "invoice.paid"
+	_, planned = b.plan(t, "inv-2", alone)
+	require.Empty(t, planned.Wake, "no other event can be of the object")
+}
+
+func TestReplaysHaveNoPlaceInTheOrder(t *testing.T) {
+	t.Parallel()
+	b := newBooks(t)
+	e := b.ordered(t, "m")
+	all := versions("m", "p", 2)
+	claims, _ := b.plan(t, "inv-1", all...)
+	b.die(t, claims[0], delivery.CauseStatus)
+	b.retry(t, all[0].ID)
+	require.Len(t, b.release(t, "w", sequence(e, all[0])), 1, "it is the live delivery that was waited for")
+}
+
+func TestASecondExecutionWakesWhatTheFirstMayNotHaveWoken(t *testing.T) {
+	t.Parallel()
+	b := newBooks(t)
+	e := b.ordered(t, "m", "payment.succeeded")
+	all := versions("m", "p", 2)
+	claims, _ := b.plan(t, "inv-1", all...)
+	b.end(t, "inv-1", success(claims[0]))
+	s := sequence(e, all[0])
+
+	claims, settled, err := b.Resume(t.Context(), "inv-1", []uuid.UUID{all[0].ID, all[1].ID})
+	require.NoError(t, err)
+	require.Empty(t, claims)
+	require.NotEmpty(t, settled)
+	for _, each := range settled {
+		require.Equal(t, &s, each.Sequence)
+	}
+	_, settled, err = b.Resume(t.Context(), "inv-2", []uuid.UUID{all[0].ID, all[1].ID})
+	require.NoError(t, err)
+	require.Empty(t, settled, "another invocation has planned them")
+
+	released := b.release(t, "w", s)
+	held := b.claimReleased(t, "inv-3", released[0])
+	b.end(t, "inv-3", success(held))
+	claims, settled, err = b.Claim(t.Context(), "inv-4", e, []delivery.Ticket{{EventID: held.EventID, Epoch: released[0].Epoch}})
+	require.NoError(t, err)
+	require.Empty(t, claims)
+	require.Equal(t, []delivery.Settled{{Key: held.Key, Sequence: &s}}, settled, "a watchdog finds that it has ended")
+}
+
+func TestWhatWaitsGoesAtOnceWhereTheEndpointWantsNoOrderOrIsGone(t *testing.T) {
+	t.Parallel()
+	b := newBooks(t)
+	e := b.ordered(t, "m")
+	all := versions("m", "p", 4)
+	b.plan(t, "inv-1", all...)
+	s := sequence(e, all[0])
+	_, err := b.all.Exec(t.Context(), "update delivery.endpoints set ordering = 'parallel' where id = $1", [16]byte(e))
+	require.NoError(t, err)
+	overslept, _, err := b.Overslept(t.Context(), delivery.Key{}, 0, 100)
+	require.NoError(t, err)
+	require.Equal(t, []delivery.Sequence{s}, overslept)
+	require.Len(t, b.release(t, "w", s), 3)
+
+	// The other way the first ones are on their way already, and what comes waits for all of them.
+	_, err = b.all.Exec(t.Context(), "update delivery.endpoints set ordering = 'object' where id = $1", [16]byte(e))
+	require.NoError(t, err)
+	b.plan(t, "inv-2", version("m", "p", 5, "payment.succeeded"))
+	require.Equal(t, 1, b.count(t, "select count(*) from delivery.deliveries where state = 'waiting'"))
+	require.Empty(t, b.release(t, "v", s))
+
+	_, err = b.all.Exec(t.Context(), "delete from delivery.endpoints where id = $1", [16]byte(e))
+	require.NoError(t, err)
+	require.Len(t, b.release(t, "v", s), 1)
+}
+
+func TestOversleptFindsWhatIsInTurnForLongerThanTheGrace(t *testing.T) {
+	t.Parallel()
+	b := newBooks(t)
+	ctx := t.Context()
+	e := b.ordered(t, "m")
+	var want []delivery.Sequence
+	for _, object := range []string{"a", "b", "c", "d", "e"} {
+		refs := versions("m", object, 3)
+		claims, _ := b.plan(t, "inv-1", refs...)
+		if object > "c" {
+			b.end(t, "inv-1", success(claims[0]))
+			want = append(want, sequence(e, refs[0]))
+		}
+	}
+	var got []delivery.Sequence
+	var looks int
+	for after := (delivery.Key{}); ; {
+		found, next, err := b.Overslept(ctx, after, 0, 3)
+		require.NoError(t, err)
+		looks++
+		got = append(got, found...)
+		if after = next; after == (delivery.Key{}) {
+			break
+		}
+	}
+	require.ElementsMatch(t, want, got)
+	require.Equal(t, 4, looks, "ten wait, three in a look")
+
+	found, _, err := b.Overslept(ctx, delivery.Key{}, time.Hour, 100)
+	require.NoError(t, err)
+	require.Empty(t, found, "not for an hour")
+	_, err = b.all.Exec(ctx, "update delivery.deliveries set planned_at = planned_at - interval '2 hours', ended_at = ended_at - interval '2 hours'")
+	require.NoError(t, err)
+	found, _, err = b.Overslept(ctx, delivery.Key{}, time.Hour, 100)
+	require.NoError(t, err)
+	require.Empty(t, found, "their predecessors were planned just now")
+	_, err = b.all.Exec(ctx, "update delivery.plans set planned_at = planned_at - interval '2 hours'")
+	require.NoError(t, err)
+	found, _, err = b.Overslept(ctx, delivery.Key{}, time.Hour, 100)
+	require.NoError(t, err)
+	require.ElementsMatch(t, want, found)
+}
