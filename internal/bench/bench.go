@@ -7,7 +7,10 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/hookline/hookline/internal/kafka"
 	"github.com/hookline/hookline/internal/load"
@@ -46,10 +49,19 @@ type Options struct {
 	Duration   time.Duration // of a rate
 	Merchants  int
 	BodyBytes  int // of a webhook, about
+	// Hanging and Failing are the shares of the merchants whose endpoints never answer, or answer 500.
+	Hanging, Failing float64
+	// Endpoints removes those; it may be nil where there are none.
+	Endpoints Remover
 	// Progress gets a line now and then for a person to read; it may be nil.
 	Progress func(line string)
 
 	patience time.Duration // other than the default, for tests
+}
+
+// Remover removes an endpoint, and ends what waits for it.
+type Remover interface {
+	Remove(ctx context.Context, id uuid.UUID) (int64, error)
 }
 
 // Validate checks what a user chose.
@@ -69,9 +81,16 @@ func (o Options) Validate() error {
 		return fmt.Errorf("there are 1 to 1,000 merchants, not %d", o.Merchants)
 	case o.BodyBytes < 1 || o.BodyBytes > MaxBodyBytes:
 		return fmt.Errorf("a webhook has 1 to %d bytes, not %d", MaxBodyBytes, o.BodyBytes)
+	case o.Hanging < 0 || o.Failing < 0 || o.Hanging+o.Failing >= 1:
+		return errors.New("of hanging and failing endpoints there have to be fewer than all")
+	case !slices.Contains(o.kinds(), healthy):
+		return fmt.Errorf("of %d merchants none would be healthy", o.Merchants)
 	}
 	return nil
 }
+
+// kinds says how each merchant's endpoint is.
+func (o Options) kinds() []kind { return kinds(o.Merchants, o.Hanging, o.Failing) }
 
 func (o Options) payments() int {
 	if o.Burst > 0 {
@@ -106,7 +125,7 @@ func Run(ctx context.Context, o Options) (_ Report, err error) {
 	if err != nil {
 		return Report{}, err
 	}
-	receiver, err := listen(ctx, secret, o.payments())
+	receiver, err := listen(ctx, secret, o.payments(), o.kinds())
 	if err != nil {
 		return Report{}, fmt.Errorf("starting the merchants: %w", err)
 	}
@@ -119,10 +138,11 @@ func Run(ctx context.Context, o Options) (_ Report, err error) {
 	if err != nil {
 		return Report{}, err
 	}
+	groups := group(merchantIDs, endpoints, receiver.kinds)
 	defer func() {
 		cleanUp, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 		defer cancel()
-		if removing := db.RemoveEndpoints(cleanUp, endpoints, 50*time.Millisecond, 2*time.Second); removing != nil {
+		if removing := o.remove(cleanUp, db, groups); removing != nil {
 			o.progress("%s", removing) // also where an interruption is all that is told
 			err = errors.Join(err, removing)
 		}
@@ -130,13 +150,20 @@ func Run(ctx context.Context, o Options) (_ Report, err error) {
 
 	publisher := load.NewPublisher(o.API, o.Token, paymentBodies(merchantIDs, o.BodyBytes))
 	defer publisher.Close()
-
 	proc := procFS{root: "/proc"}
 	before, err := proc.processes()
 	if err != nil {
 		return Report{}, err
 	}
-	published, err := o.drive(ctx, publisher, receiver)
+	memory := watchMemory(ctx, proc, o.Components)
+	defer memory.stop()
+	published, err := o.drive(ctx, publisher, receiver, func() (int, error) {
+		if len(groups) == 1 {
+			return 0, nil
+		}
+		events, err := db.EventsOfMerchants(ctx, groups[healthy].merchants)
+		return len(events), err
+	}, memory.stop)
 	if err != nil {
 		return Report{}, err
 	}
@@ -148,25 +175,97 @@ func Run(ctx context.Context, o Options) (_ Report, err error) {
 	if err != nil {
 		return Report{}, err
 	}
-
 	// What was committed decides, not what was answered: a post whose answer got lost has its event too.
-	events, err := db.EventsOfMerchants(ctx, merchantIDs)
+	events, err := db.EventsOfMerchants(ctx, groups[healthy].merchants)
 	if err != nil {
 		return Report{}, err
 	}
 	if _, err := load.Settle(ctx, receiver.unique, len(events), settleInterval, o.patience); err != nil {
 		return Report{}, err
 	}
-
 	r := o.report(events, published, receiver)
 	r.Intake = worker.Intake
 	r.Machine = Machine{CPU: proc.cpuModel(), Cores: runtime.NumCPU()}
-	err = r.addUsage(o, proc, before, after, backends)
+	if r.Troubled, err = o.troubled(ctx, db, groups, receiver, published.Last); err != nil {
+		return Report{}, err
+	}
+	err = errors.Join(r.addUsage(o, proc, before, after, backends), r.addMemory(o, memory))
 	return r, err
 }
 
-// drive publishes and waits until what was published has arrived.
-func (o Options) drive(ctx context.Context, publisher *load.Publisher, receiver *merchants) (load.Published, error) {
+// endpointGroup is the merchants whose endpoints are of one kind.
+type endpointGroup struct {
+	merchants []string
+	endpoints []uuid.UUID
+	places    []int // in the receiver
+}
+
+func group(merchants []string, endpoints []uuid.UUID, kinds []kind) map[kind]endpointGroup {
+	groups := map[kind]endpointGroup{}
+	for i, k := range kinds {
+		g := groups[k]
+		g.merchants, g.endpoints, g.places = append(g.merchants, merchants[i]), append(g.endpoints, endpoints[i]), append(g.places, i)
+		groups[k] = g
+	}
+	return groups
+}
+
+// remove takes the endpoints away again, and with those that hang or fail what waits for them.
+func (o Options) remove(ctx context.Context, db *load.Database, groups map[kind]endpointGroup) error {
+	errs := []error{db.RemoveEndpoints(ctx, groups[healthy].endpoints, 50*time.Millisecond, 2*time.Second)}
+	for _, k := range []kind{hanging, failing} {
+		for _, id := range groups[k].endpoints {
+			_, err := o.Endpoints.Remove(ctx, id)
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// troubled says what came of the endpoints that are not healthy, by the requests that they got and by the ledger.
+func (o Options) troubled(ctx context.Context, db *load.Database, groups map[kind]endpointGroup, receiver *merchants, until time.Time) ([]Troubled, error) {
+	var all []Troubled
+	for _, k := range []kind{hanging, failing} {
+		g, found := groups[k]
+		if !found {
+			continue
+		}
+		t := Troubled{Kind: k.String(), Endpoints: len(g.endpoints)}
+		for _, place := range g.places {
+			t.add(&receiver.tallies[place], until)
+		}
+		events, err := db.EventsOfMerchants(ctx, g.merchants)
+		if err != nil {
+			return nil, err
+		}
+		// Planning may be a moment behind: only what stays away is missing.
+		var failed error
+		look := func() int {
+			states, err := db.States(ctx, g.endpoints)
+			if err != nil {
+				failed = err
+				return len(events)
+			}
+			t.account(len(events), states, nil)
+			return len(events) - t.Unaccounted
+		}
+		_, err = load.Settle(ctx, look, len(events), memoryInterval, o.patience)
+		if err := errors.Join(failed, err); err != nil {
+			return nil, err
+		}
+		backlogs, err := db.Backlogs(ctx, g.endpoints)
+		if err != nil {
+			return nil, err
+		}
+		t.account(len(events), t.States, backlogs)
+		all = append(all, t)
+	}
+	return all, nil
+}
+
+// drive publishes and waits until what was published has arrived. Where not all of it is to arrive, expected says how much
+// is; ended is called once everything is published.
+func (o Options) drive(ctx context.Context, publisher *load.Publisher, receiver *merchants, expected func() (int, error), ended func()) (load.Published, error) {
 	stopProgress := o.showProgress(publisher, receiver)
 	defer stopProgress()
 
@@ -182,17 +281,15 @@ func (o Options) drive(ctx context.Context, publisher *load.Publisher, receiver 
 	if published.Errors > 0 {
 		o.progress("%d posts failed, the first with: %s", published.Errors, published.Err)
 	}
-	if _, err := load.Settle(ctx, receiver.unique, published.Accepted, settleInterval, o.patience); err != nil {
+	ended()
+	want, err := expected()
+	if err != nil {
 		return published, err
 	}
-	timer := time.NewTimer(trailing)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return published, ctx.Err()
-	case <-timer.C:
-		return published, nil
+	if _, err := load.Settle(ctx, receiver.unique, cmp.Or(want, published.Accepted), settleInterval, o.patience); err != nil {
+		return published, err
 	}
+	return published, wait(ctx, trailing)
 }
 
 func (o Options) progress(format string, args ...any) {
@@ -275,4 +372,14 @@ func (r *Report) addUsage(o Options, proc procFS, before, after sample, backends
 	}
 	r.LoadGenerator = usage("load generator and merchants", self.cpu-before[self.pid].cpu, r.Delivered, peak, nil)
 	return nil
+}
+
+func (r *Report) addMemory(o Options, watch *memoryWatch) error {
+	if o.Rate == 0 {
+		return nil
+	}
+	for i := range r.Processes {
+		r.Processes[i].Memory = memoryOf(watch.held[r.Processes[i].Name])
+	}
+	return watch.err
 }

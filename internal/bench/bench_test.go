@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
+	"github.com/hookline/hookline/internal/delivery"
 	ledger "github.com/hookline/hookline/internal/endpoint"
 	"github.com/hookline/hookline/internal/testkit/endpointtest"
 	"github.com/hookline/hookline/internal/testkit/pgtest"
@@ -41,6 +42,8 @@ func TestOptionsAreChecked(t *testing.T) {
 		"too large a body":    func(o *Options) { o.BodyBytes = MaxBodyBytes + 1 },
 		"a rate for no time":  func(o *Options) { o.Burst, o.Rate = 0, 10 },
 		"less than a payment": func(o *Options) { o.Burst, o.Rate, o.Duration = 0, 0.1, time.Second },
+		"more than all":       func(o *Options) { o.Hanging, o.Failing = 0.5, 0.5 },
+		"none healthy":        func(o *Options) { o.Merchants, o.Hanging = 1, 0.2 },
 		"a negative rate":     func(o *Options) { o.Burst, o.Rate, o.Duration = 0, -1, time.Second },
 	} {
 		o := burst
@@ -76,10 +79,11 @@ type pipeline struct {
 	seen      atomic.Int64
 	deliver   func(n int64) int // how often the n-th payment's webhook is sent
 	forget    func(n int64) bool
-	endpoints sync.Map // merchant to endpoint
+	park      func(n int64) bool // whether the ledger knows of the n-th payment's webhook where it was not accepted
+	endpoints sync.Map           // merchant to endpoint
 }
 
-type endpoint struct{ url, secret string }
+type endpoint struct{ id, url, secret string }
 
 func (p *pipeline) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Path == "/info" {
@@ -107,6 +111,7 @@ func (p *pipeline) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		sealer := ledger.Sealer{Keys: endpointtest.Keys(p.t)}
 		err = p.pool.QueryRow(r.Context(), `select e.id, e.url, s.sealed from delivery.endpoints e
 			join delivery.endpoint_secrets s on s.endpoint_id = e.id where e.merchant_id = $1`, in.MerchantID).Scan((*[16]byte)(&sealer.ID), &e.url, &sealed)
+		e.id = sealer.ID.String()
 		if err == nil {
 			e.secret, err = sealer.OpenSecret(sealed)
 		}
@@ -121,7 +126,14 @@ func (p *pipeline) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body := fmt.Sprintf(`{"event_id":%q,"event_type":"payment.succeeded","object_version":1,"occurred_at":"2026-02-23T12:00:00.100000Z","payment":%s,"snapshot":%s}`,
 		eventID, document, document)
 	for range p.deliver(n) {
-		webhook(p.t, to.(endpoint).url, eventID, to.(endpoint).secret, strings.NewReader(body), body)
+		status := webhook(p.t, to.(endpoint).url, eventID, to.(endpoint).secret, strings.NewReader(body), body)
+		if status != http.StatusOK && p.park(n) {
+			_, err := p.pool.Exec(r.Context(), `insert into delivery.deliveries (event_id, endpoint_id, epoch, merchant_id, state)
+				values ($1, $2, 1, $3, 'parked')`, eventID, to.(endpoint).id, in.MerchantID)
+			if err != nil {
+				p.t.Error(err)
+			}
+		}
 	}
 	if p.forget != nil && p.forget(n) {
 		panic(http.ErrAbortHandler)
@@ -145,7 +157,7 @@ func runWith(ctx context.Context, t *testing.T, p *pipeline, o Options) (Report,
 	o.API = strings.TrimPrefix(server.URL, "http://")
 	o.Worker, o.DSN, o.Keys, o.Kafka = o.API, db.DSN(), endpointtest.Keys(t), "kfake"
 	o.Components = []Component{{Name: "stack", PID: os.Getpid()}}
-	o.Merchants, o.BodyBytes = 3, 1024
+	o.Merchants, o.BodyBytes, o.Endpoints = 3, 1024, endpointtest.NewManager(t, p.pool)
 	o.patience = 200 * time.Millisecond
 	r, err := Run(ctx, o)
 	if ctx.Err() != nil {
@@ -245,4 +257,24 @@ func TestRunSaysWhatIsNotThere(t *testing.T) {
 		Worker: strings.TrimPrefix(server.URL, "http://"), Burst: 1, Publishers: 1, Merchants: 1, BodyBytes: 1,
 	})
 	require.ErrorContains(t, err, "webhook-worker")
+}
+
+func TestWhatAnEndpointDoesNotTakeHasToBeInTheLedger(t *testing.T) {
+	t.Parallel()
+	always := func(int64) bool { return true }
+	r, pool := runAgainst(t, &pipeline{deliver: once, park: always}, Options{Burst: 30, Publishers: 3, Failing: 0.3})
+	require.NoError(t, r.Err())
+	require.Equal(t, []int{20, 20, 0}, []int{r.Created, r.Delivered, r.Lost}, "of the healthy ones")
+	require.Len(t, r.Troubled, 1)
+	got := r.Troubled[0]
+	require.Equal(t, []int{1, 10, 0, 10, 10}, []int{got.Endpoints, got.Created, got.Unaccounted, got.Attempts, got.MostOfOne})
+	require.Equal(t, map[delivery.State]int{delivery.Parked: 10}, got.States)
+	require.Equal(t, map[delivery.Circuit]int{delivery.CircuitClosed: 1}, got.Circuits)
+	requireNoEndpoint(t, pool)
+	var open int
+	require.NoError(t, pool.QueryRow(t.Context(), "select count(*) from delivery.deliveries where ended_at is null").Scan(&open))
+	require.Zero(t, open, "nothing waits for an endpoint that is gone")
+
+	r, _ = runAgainst(t, &pipeline{deliver: once, park: func(n int64) bool { return n > 15 }}, Options{Burst: 30, Publishers: 1, Failing: 0.3})
+	require.EqualError(t, r.Err(), "5 events of endpoints that hang or fail are not in the ledger")
 }

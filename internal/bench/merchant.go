@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,6 +35,11 @@ type merchants struct {
 	webhook  *svix.Webhook
 	buffers  sync.Pool
 
+	kinds    []kind        // of the endpoints; where there is none, all are healthy
+	tallies  []tally       // of the requests at each endpoint that is not healthy
+	released chan struct{} // closed: nothing hangs any more
+	release  sync.Once
+
 	received, bytes, invalid atomic.Int64
 
 	mu   sync.Mutex
@@ -42,7 +48,7 @@ type merchants struct {
 }
 
 // listen starts the merchants on a free port of loopback. Close them.
-func listen(ctx context.Context, secret string, expected int) (*merchants, error) {
+func listen(ctx context.Context, secret string, expected int, kinds []kind) (*merchants, error) {
 	webhook, err := svix.NewWebhook(secret)
 	if err != nil {
 		return nil, err
@@ -52,6 +58,7 @@ func listen(ctx context.Context, secret string, expected int) (*merchants, error
 		return nil, err
 	}
 	m := &merchants{
+		kinds: kinds, tallies: make([]tally, len(kinds)), released: make(chan struct{}),
 		listener: listener, webhook: webhook, acks: make(map[uuid.UUID]load.Ack, expected),
 		buffers: sync.Pool{New: func() any { return new([maxWebhook]byte) }},
 	}
@@ -68,10 +75,36 @@ func (m *merchants) url(i int) string {
 	return "http://" + m.listener.Addr().String() + "/webhooks/" + strconv.Itoa(i)
 }
 
-func (m *merchants) close() error { return m.server.Close() }
+func (m *merchants) close() error {
+	m.release.Do(func() { close(m.released) })
+	return m.server.Close()
+}
+
+// troubled treats the webhook as its endpoint does where that is not healthy, and returns whether it is not.
+func (m *merchants) troubled(w http.ResponseWriter, r *http.Request) bool {
+	i, err := strconv.Atoi(r.URL.Path[strings.LastIndexByte(r.URL.Path, '/')+1:])
+	if err != nil || i < 0 || i >= len(m.kinds) || m.kinds[i] == healthy {
+		return false
+	}
+	m.tallies[i].begin(time.Now())
+	defer m.tallies[i].end()
+	_, _ = io.Copy(io.Discard, io.LimitReader(r.Body, maxWebhook)) // net/http notices only then that the client leaves
+	if m.kinds[i] == failing {
+		w.WriteHeader(http.StatusInternalServerError)
+		return true
+	}
+	select {
+	case <-r.Context().Done():
+	case <-m.released:
+	}
+	panic(http.ErrAbortHandler)
+}
 
 // ServeHTTP implements http.Handler.
 func (m *merchants) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if m.troubled(w, r) {
+		return
+	}
 	id, err := uuid.Parse(r.Header.Get("Webhook-Id"))
 	if err != nil {
 		m.invalid.Add(1)

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"context"
 	"io"
 	"net/http"
 	"strconv"
@@ -17,7 +18,7 @@ import (
 
 func newTestMerchants(t *testing.T, secret string) *merchants {
 	t.Helper()
-	m, err := listen(t.Context(), secret, 10)
+	m, err := listen(t.Context(), secret, 10, nil)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, m.close()) })
 	return m
@@ -80,4 +81,38 @@ func TestMerchantsRefuseWhatIsNotAWebhook(t *testing.T) {
 	require.Equal(t, int64(2), m.invalid.Load())
 	require.Equal(t, 200, webhook(t, m.url(0), id, secret, io.MultiReader(strings.NewReader("chunked")), "chunked"))
 	require.Equal(t, 1, m.unique())
+}
+
+func TestMerchantsHangAndFail(t *testing.T) {
+	t.Parallel()
+	m, err := listen(t.Context(), newSecret(t), 10, []kind{healthy, hanging, failing})
+	require.NoError(t, err)
+	post := func(ctx context.Context, i int) (*http.Response, error) {
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, m.url(i), strings.NewReader("body"))
+		require.NoError(t, err)
+		res, err := http.DefaultClient.Do(req)
+		if err == nil {
+			require.NoError(t, res.Body.Close())
+		}
+		return res, err
+	}
+	res, err := post(t.Context(), 2)
+	require.NoError(t, err)
+	require.Equal(t, 500, res.StatusCode)
+	require.Equal(t, 1, m.tallies[2].mostOpen)
+
+	left, leave := context.WithCancel(t.Context())
+	ended := make(chan error, 2)
+	go func() { _, err := post(left, 1); ended <- err }()
+	require.Eventually(t, func() bool { return m.tallies[1].now() == 1 }, 10*time.Second, time.Millisecond)
+	leave()
+	require.ErrorIs(t, <-ended, context.Canceled)
+	require.Eventually(t, func() bool { return m.tallies[1].now() == 0 }, 10*time.Second, time.Millisecond, "it notices")
+
+	go func() { _, err := post(t.Context(), 1); ended <- err }()
+	require.Eventually(t, func() bool { return m.tallies[1].now() == 1 }, 10*time.Second, time.Millisecond)
+	require.NoError(t, m.close())
+	require.Error(t, <-ended)
+	require.Len(t, m.tallies[1].came, 2)
+	require.Zero(t, m.unique())
 }

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -111,13 +112,19 @@ func cpuOf(members []process) time.Duration {
 	return sum
 }
 
-// peakMemory is the most memory that each of the processes ever held, summed, in bytes. What they share, such as
-// PostgreSQL's buffers and the pages of the binary, counts once.
-func (p procFS) peakMemory(members []process) (int64, error) {
+// peakMemory is the most memory that each of the processes ever held, summed, in bytes.
+func (p procFS) peakMemory(members []process) (int64, error) { return p.memory(members, "VmHWM") }
+
+// heldMemory is the memory that the processes hold now, summed, in bytes.
+func (p procFS) heldMemory(members []process) (int64, error) { return p.memory(members, "VmRSS") }
+
+// memory sums a size of the processes. What they share, such as PostgreSQL's buffers and the pages of the binary, counts
+// once.
+func (p procFS) memory(members []process, size string) (int64, error) {
 	var sum, shared int64
 	for _, member := range members {
 		status, err := os.ReadFile(filepath.Join(p.root, strconv.Itoa(member.pid), "status"))
-		if errors.Is(err, fs.ErrNotExist) {
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
 			continue
 		}
 		if err != nil {
@@ -128,7 +135,7 @@ func (p procFS) peakMemory(members []process) (int64, error) {
 			return 0, fmt.Errorf("reading the memory of process %d: %w", member.pid, err)
 		}
 		common := sizes["RssFile"] + sizes["RssShmem"]
-		sum += max(0, sizes["VmHWM"]-common)
+		sum += max(0, sizes[size]-common)
 		shared = max(shared, common)
 	}
 	return sum + shared, nil

@@ -1,8 +1,12 @@
 package bench
 
 import (
+	"cmp"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/google/uuid"
@@ -40,6 +44,10 @@ type Report struct {
 	PublishMS         load.Percentiles `json:"publish_ms"` // of a post, until its 201
 	LostIDs           []uuid.UUID      `json:"lost_ids,omitempty"`
 
+	// Troubled are the endpoints that hang or fail. Where there are any, all figures above but errors, late starts and
+	// those of publishing are of the others alone.
+	Troubled []Troubled `json:"troubled,omitempty"`
+
 	Processes     []Usage `json:"processes"`
 	LoadGenerator Usage   `json:"load_generator"` // this process: the publishers and the merchants
 }
@@ -59,10 +67,20 @@ func (r Report) Err() error {
 		return fmt.Errorf("%d webhooks were not signed well", r.InvalidSignatures)
 	case r.Unexpected > 0:
 		return fmt.Errorf("%d webhooks are of events that were never committed", r.Unexpected)
+	case r.unaccounted() > 0:
+		return fmt.Errorf("%d events of endpoints that hang or fail are not in the ledger", r.unaccounted())
 	case r.Created == 0:
 		return fmt.Errorf("no payment was created: %d posts failed", r.Errors)
 	}
 	return nil
+}
+
+func (r Report) unaccounted() int {
+	sum := 0
+	for _, each := range r.Troubled {
+		sum += each.Unaccounted
+	}
+	return sum
 }
 
 // Print writes the report for a person to read.
@@ -80,6 +98,7 @@ func (r Report) Print(w io.Writer) {
 	tw.Flush()
 
 	fmt.Fprintln(w)
+	r.printTroubled(w)
 	tw = tabwriter.NewWriter(w, 0, 4, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(tw, "CPU s\tms per event\tpeak MiB\t")
 	for _, u := range r.Processes {
@@ -95,7 +114,51 @@ func (r Report) Print(w io.Writer) {
 	fmt.Fprintf(tw, "%.2f\t%.3f\t%.0f\t  %s\n", r.LoadGenerator.CPUSeconds, r.LoadGenerator.CPUMSPerEvent,
 		r.LoadGenerator.PeakRSSMB, "(load and merchants, not in the sum)")
 	tw.Flush()
+	r.printMemory(w)
 	for _, id := range r.LostIDs {
 		fmt.Fprintf(w, "lost: %s\n", id)
 	}
+}
+
+func (r Report) printTroubled(w io.Writer) {
+	for _, t := range r.Troubled {
+		fmt.Fprintf(w, "%d of the endpoints are %s, and not in the figures above: %d events, %d of them not in the ledger; there %s; circuits %s\n",
+			t.Endpoints, t.Kind, t.Created, t.Unaccounted, counts(t.States), counts(t.Circuits))
+		fmt.Fprintf(w, "  %d requests came; the most at one endpoint: %d, %d within a second, %d open at once, %d in the last minute\n\n",
+			t.Attempts, t.MostOfOne, t.MostOfOnePerS, t.MostOpenAtOnce, t.MostOfOneLatePerM)
+	}
+}
+
+// counts writes what there is of each, by name.
+func counts[K ~string](of map[K]int) string {
+	var parts []string
+	for _, key := range slices.Sorted(maps.Keys(of)) {
+		parts = append(parts, fmt.Sprintf("%s %d", key, of[key]))
+	}
+	return cmp.Or(strings.Join(parts, ", "), "none")
+}
+
+func (r Report) printMemory(w io.Writer) {
+	tw := tabwriter.NewWriter(w, 0, 4, 2, ' ', tabwriter.AlignRight)
+	headed := false
+	for _, u := range r.Processes {
+		m := u.Memory
+		if m == nil {
+			continue
+		}
+		if !headed {
+			headed = true
+			fmt.Fprintf(w, "\nmemory in MiB, and how it moved in the last %.0f s\n", m.SlopeOverS)
+			fmt.Fprintln(tw, "first\tlast\tmost\tper minute\t")
+		}
+		verdict := "flat"
+		if !m.Flat {
+			verdict = "it grows"
+		}
+		if m.SlopeOverS == 0 {
+			verdict = "too short to say"
+		}
+		fmt.Fprintf(tw, "%.0f\t%.0f\t%.0f\t%+.1f\t  %s: %s\n", m.FirstMB, m.LastMB, m.MaxMB, m.SlopeMBPerMin, u.Name, verdict)
+	}
+	tw.Flush()
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
+	"github.com/hookline/hookline/internal/delivery"
 	"github.com/hookline/hookline/internal/load"
 )
 
@@ -36,11 +37,19 @@ func sampleReport() Report {
 		Created: 10000, Delivered: 9999, Lost: 1, Duplicates: 2, Seconds: 4.12, DeliveredPerS: 2426.9, PublishedPerS: 2700.5,
 		CPUMSPerEvent: 0.685, CommitToAckMS: load.Percentiles{P50: 300.12, P95: 410, P99: 450.5, Max: 501.75},
 		Publishers: 32, Merchants: 10, BodyBytes: 1027, Errors: 3, PublishMS: load.Percentiles{P50: 9.8, P95: 20, P99: 31, Max: 64},
+		Troubled: []Troubled{{
+			Kind: "hanging", Endpoints: 2, Created: 700, States: map[delivery.State]int{delivery.Parked: 690, delivery.Retrying: 9}, Unaccounted: 1,
+			Attempts: 41, MostOfOne: 21, MostOfOnePerS: 20, MostOpenAtOnce: 20, MostOfOneLatePerM: 1,
+			Circuits: map[delivery.Circuit]int{delivery.CircuitOpen: 2},
+		}},
 		LostIDs: []uuid.UUID{uuid.MustParse("01890a5d-ac96-774b-bcce-b302099a8057")},
 		Processes: []Usage{
 			usage("postgres", 3*time.Second, 9999, 300<<20, map[string]time.Duration{"hookline_api": 2 * time.Second, "other": time.Second}),
 			usage("restate", 800*time.Millisecond, 9999, 200<<20, nil),
 			{Name: "webhook-worker", Ended: true},
+			{Name: "kafka", Memory: &Memory{
+				FirstMB: 20, LastMB: 90.5, MaxMB: 91, SlopeMBPerMin: 17.25, SlopeOverS: 240, SeriesMB: []float64{20, 90.5}, SeriesEveryS: 2,
+			}},
 		},
 		LoadGenerator: usage("load generator and merchants", 2*time.Second, 9999, 90<<20, nil),
 	}
@@ -69,6 +78,7 @@ func TestReportThatFails(t *testing.T) {
 		"failed posts":      {func(r *Report) { r.Errors = 1 }, nil},
 		"a loss":            {func(r *Report) { r.Lost = 1 }, errors.New("1 of 2 events were not delivered")},
 		"a bad signature":   {func(r *Report) { r.InvalidSignatures = 1 }, errors.New("1 webhooks were not signed well")},
+		"a hidden loss":     {func(r *Report) { r.Troubled = []Troubled{{}, {Unaccounted: 3}} }, errors.New("3 events of endpoints that hang or fail are not in the ledger")},
 		"a stranger":        {func(r *Report) { r.Unexpected = 1 }, errors.New("1 webhooks are of events that were never committed")},
 		"nothing published": {func(r *Report) { *r = Report{Errors: 5} }, errors.New("no payment was created: 5 posts failed")},
 	} {

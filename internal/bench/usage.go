@@ -21,6 +21,8 @@ type Usage struct {
 	CPUMSPerEvent float64 `json:"cpu_ms_per_event"`
 	// PeakRSSMB is the most memory that the component held since it was started, in MiB.
 	PeakRSSMB float64 `json:"peak_rss_mb"`
+	// Memory is what it held during the run. It is watched where memory may grow: at a rate.
+	Memory *Memory `json:"memory,omitempty"`
 	// Ended says that the process ended during the run. What it spent is unknown and missing in every sum.
 	Ended bool `json:"ended,omitempty"`
 	// Parts says where the CPU went, where that is known: for whom PostgreSQL's processes worked.
