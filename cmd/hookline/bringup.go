@@ -9,7 +9,7 @@ import (
 )
 
 // bringUp starts what does not run, as up does, for the verbs that need the whole stack. A Kafka that runs is kept
-// unless another one is asked for, and so is the number of workers: what there is was decided by whoever brought the stack
+// unless another one is asked for, and so are the number of workers and a Svix server: what there is was decided by whoever brought the stack
 // up.
 func bringUp(ctx context.Context, options stack.Options, stderr io.Writer) (stack.Status, error) {
 	complete, err := keepKafka(ctx, options)
@@ -34,6 +34,9 @@ func keepKafka(ctx context.Context, options stack.Options) (stack.Options, error
 	}
 	if options.Workers == 0 && current.State(stack.WebhookWorker) != stack.StateStopped {
 		complete.Workers = current.Workers
+	}
+	if state := current.State(stack.Svix); state == stack.StateReady || state == stack.StateStarting {
+		complete.Svix = true
 	}
 	return complete, nil
 }

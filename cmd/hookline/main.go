@@ -45,6 +45,7 @@ var verbs = []verb{
 	{name: "seed", summary: "give a ledger outside the stack the demo merchant", run: seed},
 	{name: "kfake", run: kfakeBroker},
 	{name: "balance", run: balancer},
+	{name: "svix", run: svixServer},
 	{name: "provision", run: provision},
 }
 

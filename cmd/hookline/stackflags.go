@@ -24,5 +24,6 @@ func runFlags(fs *flag.FlagSet) (*stack.Options, error) {
 	fs.StringVar(&o.Intake, "intake", o.Intake, "way from Kafka into Restate: batches or subscription ("+stack.EnvIntake+"; default batches)")
 	fs.StringVar(&o.Kafka, "kafka", o.Kafka, "kfake, or apache for a real broker, which needs Java 17 and Maven ("+stack.EnvKafka+"; default kfake)")
 	fs.IntVar(&o.Workers, "workers", o.Workers, "`number` of webhook-workers, 1 to 4 ("+stack.EnvWorkers+"; default 1)")
+	fs.BoolVar(&o.Svix, "svix", o.Svix, "run a Svix server beside, which keeps everything in memory, and give its address to the workers")
 	return &o, nil
 }

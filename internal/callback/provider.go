@@ -14,6 +14,9 @@ import (
 // says, which Svix does, too.
 const Stripe = "stripe"
 
+// Svix is the provider whose callbacks are the operational webhooks of a Svix server: of webhooks, not of payments.
+const Svix = "svix"
+
 // Tolerance is how old a callback may be at the door. Both Stripe's libraries and Standard Webhooks' allow five minutes.
 const Tolerance = signing.Tolerance
 

@@ -16,7 +16,7 @@ import (
 var tiers = [][]string{
 	{PaymentsAPI},
 	workers, // they finish what is open: the merchant and the data must still answer
-	{WorkerProxy, CDCRelay, DataService, MerchantSimulator},
+	{WorkerProxy, CDCRelay, DataService, MerchantSimulator, Svix},
 	{Restate, Kafka},
 	{Postgres},
 }

@@ -21,6 +21,8 @@ type Options struct {
 	Kafka string
 	// Workers is how many webhook-workers there are, behind one address: 1 to MaxWorkers.
 	Workers int
+	// Svix says that the stack has a Svix server, which the workers know. It keeps everything in memory.
+	Svix bool
 	// BinDir holds the services' binaries: the directory of the running executable.
 	BinDir string
 	// Environ, in os.Environ's form, is where the services' tunables (RETRY_SCHEDULE, LOG_LEVEL, ...) are

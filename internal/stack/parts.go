@@ -103,6 +103,10 @@ func (s *stack) parts(ctx context.Context, p programs) (map[string]*part, error)
 			"RECEIPTS_FILE":   s.path("data", "receipts.jsonl"),
 		},
 	}
+	if s.Svix {
+		out[Svix] = s.svix()
+		services[WebhookWorker]["SVIX_URL"], services[WebhookWorker]["SVIX_TOKEN"] = s.url(Svix), s.secrets.SvixToken
+	}
 	if token := lookup(s.Environ, "API_TOKEN"); token != "" { // every service then wants it
 		services[WebhookWorker]["DATA_SERVICE_TOKEN"], services[WebhookWorker]["PAYMENTS_API_TOKEN"] = token, token
 	}

@@ -27,6 +27,7 @@ var ports = map[string][]int{
 	WebhookWorker:     {9080}, // where it is the only one
 	WorkerProxy:       {9080, 9085},
 	MerchantSimulator: {4001},
+	Svix:              {8071},
 	PaymentsAPI:       {3001},
 }
 

@@ -17,7 +17,10 @@ func ReadStatus(ctx context.Context, dir string) (Status, error) {
 
 func (s *stack) status(ctx context.Context) (Status, error) {
 	names := s.components()
-	out := Status{Components: make([]Component, len(names)), DSN: s.dsn(), Keys: s.secrets.Keys, CallbackSecret: s.secrets.Callback, Intake: s.Intake, Kafka: s.Kafka, Workers: s.Workers}
+	out := Status{
+		Components: make([]Component, len(names)), DSN: s.dsn(), Keys: s.secrets.Keys, Intake: s.Intake, Kafka: s.Kafka, Workers: s.Workers,
+		CallbackSecret: s.secrets.Callback, WebhookSecret: s.secrets.Webhook, SvixToken: s.secrets.SvixToken,
+	}
 	var wait sync.WaitGroup
 	for i, name := range names {
 		record, err := s.record(name)

@@ -26,7 +26,7 @@ import (
 // order of the components: up starts along it where one needs the other, down stops against it.
 // Options.components has those of them that a stack wants.
 var order = slices.Concat(
-	[]string{Postgres, Kafka, Restate, MerchantSimulator, DataService, CDCRelay, WorkerProxy}, workers, []string{PaymentsAPI})
+	[]string{Postgres, Kafka, Restate, MerchantSimulator, Svix, DataService, CDCRelay, WorkerProxy}, workers, []string{PaymentsAPI})
 
 // Topic is the Kafka topic of the embedded stack.
 const Topic = "webhook-events"
@@ -59,6 +59,7 @@ type settings struct {
 	Kafka      string `json:"kafka"`
 	PortOffset int    `json:"port_offset"`
 	Workers    int    `json:"workers"`
+	Svix       bool   `json:"svix"`
 	// PostgresData is outside the state directory where PostgreSQL's user could not reach it there.
 	PostgresData string `json:"postgres_data"`
 	// Provisioned is the fingerprint of the hookline that migrated and seeded the database.
@@ -76,6 +77,9 @@ type secrets struct {
 	Webhook string `json:"webhook"`
 	// Callback signs what the demo's payment provider sends, as Stripe does.
 	Callback string `json:"callback"`
+	// SvixToken is the Svix server's, and SvixNews signs what it tells of itself.
+	SvixToken string `json:"svix_token"`
+	SvixNews  string `json:"svix_news"`
 	// EncryptionKeys seal what the ledger keeps of merchants' secrets; Keys are the same, parsed.
 	EncryptionKeys string       `json:"encryption_keys"`
 	Keys           seal.Keyring `json:"-"`
@@ -119,6 +123,7 @@ func openExisting(dir string, progress func(string)) (*stack, error) {
 	}
 	s.PortOffset = s.was.PortOffset
 	s.Workers = max(1, s.was.Workers)
+	s.Svix = s.was.Svix
 	return s, nil
 }
 
@@ -177,9 +182,26 @@ func (s *stack) drawSecrets() error {
 	return s.keepKeys(seal.NewKey(keyID(1)))
 }
 
-// callbackSecrets are whose callbacks the stack takes: the demo's provider, and whom the caller's environment names.
+// drawSvixSecrets draws what a Svix server is reached by, once per state directory.
+func (s *stack) drawSvixSecrets() error {
+	if s.secrets.SvixToken != "" {
+		return nil
+	}
+	var err error
+	if s.secrets.SvixNews, err = signing.NewSecret(signing.HMAC); err != nil {
+		return err
+	}
+	s.secrets.SvixToken = "testsk_" + hex.EncodeToString(random(16))
+	return process.WriteJSON(s.path("secrets.json"), s.secrets, 0o600)
+}
+
+// callbackSecrets are whose callbacks the stack takes: the demo's provider, the Svix server, and whom the caller's
+// environment names.
 func (s *stack) callbackSecrets() string {
 	ours := callback.Stripe + "=" + s.secrets.Callback
+	if s.Svix {
+		ours += "," + callback.Svix + "=" + s.secrets.SvixNews
+	}
 	if others := lookup(s.Environ, envCallbackSecrets); others != "" {
 		return others + "," + ours
 	}

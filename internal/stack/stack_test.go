@@ -24,7 +24,7 @@ func TestEveryComponentHasItsPlaceEverywhere(t *testing.T) {
 	sorted := slices.Sorted(slices.Values(order))
 	require.Equal(t, sorted, inTiers, "down stops what up starts")
 	for several := range MaxWorkers {
-		o := Options{Kafka: KafkaApache, PortOffset: 10000, Workers: several + 1}
+		o := Options{Kafka: KafkaApache, PortOffset: 10000, Workers: several + 1, Svix: true}
 		taken := map[int]string{}
 		for _, name := range o.components() {
 			for _, port := range o.portsOf(name) {

@@ -11,6 +11,10 @@ type Status struct {
 	Keys seal.Keyring `json:"-"`
 	// CallbackSecret is what the demo's payment provider signs with, as Stripe does.
 	CallbackSecret string `json:"-"`
+	// WebhookSecret signs what the demo merchant gets.
+	WebhookSecret string `json:"-"`
+	// SvixToken is what the stack's Svix server takes.
+	SvixToken string `json:"-"`
 	// Intake and Kafka are the ways that the stack was last brought up with.
 	Intake string `json:"intake"`
 	Kafka  string `json:"kafka"`
@@ -41,6 +45,7 @@ const (
 	Kafka             = "kafka"
 	Restate           = "restate"
 	MerchantSimulator = "merchant-simulator"
+	Svix              = "svix" // only where it is wanted
 	DataService       = "data-service"
 	CDCRelay          = "cdc-relay"
 	WorkerProxy       = "worker-proxy"   // only in front of several workers

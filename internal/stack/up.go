@@ -65,7 +65,7 @@ var needs = map[string][]string{
 	// The relay's slot exists when it is ready: a payment before that would not be in the stream.
 	PaymentsAPI:   {stepMigrate, CDCRelay},
 	stepWayIn:     {stepMigrate, stepTopic, Restate, DataService},
-	WebhookWorker: {stepWayIn},
+	WebhookWorker: {stepWayIn, Svix},
 	// The first worker has registered the handlers: two would each look, find nothing, and do it.
 	workers[1]: {WebhookWorker},
 	workers[2]: {WebhookWorker},
@@ -103,6 +103,11 @@ func (s *stack) up(ctx context.Context) error {
 			return err
 		}
 	}
+	if s.Svix {
+		if err := s.drawSvixSecrets(); err != nil {
+			return err
+		}
+	}
 	found, err := s.findPrograms(ctx)
 	if err != nil {
 		return err
@@ -123,7 +128,7 @@ func (s *stack) up(ctx context.Context) error {
 		}
 	}
 	s.was.PostgresData = s.postgresData()
-	s.was.PortOffset, s.was.Workers = s.PortOffset, s.Workers
+	s.was.PortOffset, s.was.Workers, s.was.Svix = s.PortOffset, s.Workers, s.Svix
 	if err := s.saveSettings(); err != nil {
 		return err
 	}
@@ -183,6 +188,9 @@ func (s *stack) run(ctx context.Context, parts map[string]*part, toStart []strin
 	for name, step := range steps {
 		group.Go(func() error {
 			for _, needed := range needs[name] {
+				if done[needed] == nil { // this stack has none
+					continue
+				}
 				select {
 				case <-done[needed]:
 				case <-ctx.Done():

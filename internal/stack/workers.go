@@ -19,7 +19,7 @@ func isWorker(name string) bool { return slices.Contains(workers, name) }
 func (o Options) components() []string {
 	return slices.DeleteFunc(slices.Clone(order), func(name string) bool {
 		several := o.Workers > 1
-		return name == WorkerProxy && !several || isWorker(name) && slices.Index(workers, name) >= max(1, o.Workers)
+		return name == WorkerProxy && !several || name == Svix && !o.Svix || isWorker(name) && slices.Index(workers, name) >= max(1, o.Workers)
 	})
 }
 
