@@ -40,6 +40,8 @@ func (p *pipeline) Dispatch(ctx context.Context, key string, batch []event.Ref) 
 	return err
 }
 
+func (*pipeline) Wake(context.Context, delivery.Sequence) error { return nil }
+
 func (*pipeline) SendAttempt(context.Context, delivery.AttemptList) error { return nil }
 
 func (*pipeline) Ended(context.Context, []string) (map[string]bool, error) {

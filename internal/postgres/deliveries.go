@@ -43,10 +43,11 @@ var (
      where d.endpoint_id between $3 and $4 and $5 in ('', d.merchant_id) and $6 in ('', d.state) and `+isLatest+`
      order by `+newestFirst+` limit $7`)
 
-	// listDead and listParked take the newest of each endpoint that has any, skipping along the partial index from one
+	// listDead, listParked and listWaiting take the newest of each endpoint that has any, skipping along the partial index from one
 	// endpoint to the next. An endpoint is one merchant's for life.
-	listDead   = listHeld("dead", isLatest+` and `+neverSucceeded)
-	listParked = listHeld("parked", isLatest)
+	listDead    = listHeld("dead", isLatest+` and `+neverSucceeded)
+	listParked  = listHeld("parked", isLatest)
+	listWaiting = listHeld("waiting", isLatest)
 
 	// listOpen reads all that is open: the partial index of what is due holds nothing else. The offset keeps the planner from
 	// taking the range of events, which is most often all of them, for a small one.
@@ -98,6 +99,8 @@ func (l *Ledger) Deliveries(ctx context.Context, f delivery.Filter, limit int) (
 		statement = listDead
 	case f.State == delivery.Parked:
 		statement = listParked
+	case f.State == delivery.Waiting:
+		statement = listWaiting
 	case f.State == delivery.Pending, f.State == delivery.Retrying:
 		statement = listOpen
 	}

@@ -32,12 +32,13 @@ func TestNobodyWhoLooksAtDeliveriesScansThem(t *testing.T) {
 		judged = "(gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 1000, '', false, 1)"
 		event  = "(gen_random_uuid(), gen_random_uuid(), gen_random_uuid())"
 	)
-	const byKey, byDead, byParked, byDue = "deliveries_pkey", "deliveries_dead", "deliveries_parked", "deliveries_due"
+	const byKey, byDead, byParked, byWaiting, byDue = "deliveries_pkey", "deliveries_dead", "deliveries_parked", "deliveries_waiting", "deliveries_due"
 	look := func(filled string) {
 		for _, c := range []struct{ statement, arguments, index string }{
 			{listByEvent, listed, byKey},
 			{listDead, listed, byDead},
 			{listParked, listed, byParked},
+			{listWaiting, listed, byWaiting},
 			{listOpen, listed, byDue},
 			{lookedAt, all + "1000)", byKey},
 			{readDeliveries, event, byKey},

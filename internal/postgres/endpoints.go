@@ -237,8 +237,23 @@ const endParked = `
 update delivery.deliveries set state = 'dead', last_cause = $2, ended_at = clock_timestamp(), epoch = epoch + 1
  where endpoint_id = $1 and state = 'parked'`
 
-// Enable enables an endpoint and forgets since when it fails. With drop the parked deliveries end before; it returns how many
-// are, or were, parked.
+// endBehindParked ends what waits for a version that is parked: without that one it would be the first that the merchant
+// hears of the object since.
+const endBehindParked = `
+update delivery.deliveries w set state = 'dead', last_cause = $2, ended_at = clock_timestamp(), epoch = epoch + 1
+ where w.endpoint_id = $1 and w.state = 'waiting'
+   and exists (select from delivery.plans own
+                 join delivery.plans p on p.object_id = own.object_id and p.object_type = own.object_type and p.object_version < own.object_version
+                 join delivery.deliveries d on d.event_id = p.event_id and d.endpoint_id = $1 and d.generation = 0 and d.state = 'parked'
+                where own.event_id = w.event_id)`
+
+// endWaiting ends all that waits there.
+const endWaiting = `
+update delivery.deliveries set state = 'dead', last_cause = $2, ended_at = clock_timestamp(), epoch = epoch + 1
+ where endpoint_id = $1 and state = 'waiting'`
+
+// Enable enables an endpoint and forgets since when it fails. With drop the parked deliveries end before, and
+// those that wait for them; it returns how many are parked, or have ended.
 func (s *EndpointStore) Enable(ctx context.Context, id uuid.UUID, drop bool) (int64, error) {
 	var parked int64
 	err := s.transact(ctx, "enabling an endpoint", func(tx pgx.Tx) error {
@@ -246,11 +261,13 @@ func (s *EndpointStore) Enable(ctx context.Context, id uuid.UUID, drop bool) (in
 			return err
 		}
 		if drop {
-			tag, err := tx.Exec(ctx, endParked, [16]byte(id), string(delivery.CauseDropped))
-			if err != nil {
-				return err
+			for _, end := range []string{endBehindParked, endParked} {
+				tag, err := tx.Exec(ctx, end, [16]byte(id), string(delivery.CauseDropped))
+				if err != nil {
+					return err
+				}
+				parked += tag.RowsAffected()
 			}
-			parked = tag.RowsAffected()
 		} else if err := tx.QueryRow(ctx, "select count(*) from delivery.deliveries where endpoint_id = $1 and state = 'parked'", [16]byte(id)).Scan(&parked); err != nil {
 			return err
 		}
@@ -260,7 +277,7 @@ func (s *EndpointStore) Enable(ctx context.Context, id uuid.UUID, drop bool) (in
 	return parked, err
 }
 
-// Remove removes an endpoint, ends its parked deliveries, and returns how many they were. The others end when their next
+// Remove removes an endpoint, ends its deliveries that are parked or wait for their turn, and returns how many they were. The others end when their next
 // attempt finds it gone.
 func (s *EndpointStore) Remove(ctx context.Context, id uuid.UUID) (int64, error) {
 	var parked int64
@@ -268,16 +285,18 @@ func (s *EndpointStore) Remove(ctx context.Context, id uuid.UUID) (int64, error)
 		if err := lockWithFailing(ctx, tx, id); err != nil {
 			return err
 		}
-		tag, err := tx.Exec(ctx, endParked, [16]byte(id), string(delivery.CauseNoEndpoint))
-		if err != nil {
-			return err
+		for _, end := range []string{endWaiting, endParked} {
+			tag, err := tx.Exec(ctx, end, [16]byte(id), string(delivery.CauseNoEndpoint))
+			if err != nil {
+				return err
+			}
+			parked += tag.RowsAffected()
 		}
-		parked = tag.RowsAffected()
 		// Its secrets would raise the revision of what is being removed: first them, then it.
 		if _, err := tx.Exec(ctx, "delete from delivery.endpoint_secrets where endpoint_id = $1", [16]byte(id)); err != nil {
 			return err
 		}
-		_, err = tx.Exec(ctx, "delete from delivery.endpoints where id = $1", [16]byte(id))
+		_, err := tx.Exec(ctx, "delete from delivery.endpoints where id = $1", [16]byte(id))
 		return err
 	})
 	return parked, err
@@ -296,6 +315,8 @@ with due as materialized (
     select state, last_cause from due where endpoint_id = $1
 ), parked as materialized (
     select state, last_cause from delivery.deliveries where endpoint_id = $1 and state = 'parked' order by event_id limit $2
+), waiting as materialized (
+    select state, last_cause from delivery.deliveries where endpoint_id = $1 and state = 'waiting' order by event_id limit $2
 ), dead as materialized (
     select state, last_cause from delivery.deliveries where endpoint_id = $1 and state = 'dead' order by event_id limit $2
 )
@@ -305,11 +326,13 @@ select 'pending', '', 0, true where not exists (select from own) and (select cou
 union all
 select state, coalesce(last_cause, '') as cause, count(*), (select count(*) from parked) >= $2 from parked group by state, cause
 union all
+select state, coalesce(last_cause, '') as cause, count(*), (select count(*) from waiting) >= $2 from waiting group by state, cause
+union all
 select state, coalesce(last_cause, '') as cause, count(*), (select count(*) from dead) >= $2 from dead group by state, cause
  order by state, deliveries desc, cause`
 
 // Standing counts the deliveries of an endpoint that are open or dead: those among the 10,000 of the ledger that are due
-// first, and 10,000 parked and 10,000 dead ones.
+// first, and 10,000 parked, 10,000 waiting and 10,000 dead ones.
 func (s *EndpointStore) Standing(ctx context.Context, id uuid.UUID) ([]endpoint.Standing, error) {
 	rows, err := s.pool.Query(ctx, standing, [16]byte(id), maxCounted)
 	if err != nil {

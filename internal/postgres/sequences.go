@@ -91,3 +91,15 @@ func (l *Ledger) Overslept(ctx context.Context, after delivery.Key, grace time.D
 	}
 	return out, delivery.Key{EndpointID: s.EndpointID, EventID: last}, nil
 }
+
+// WaitingFor returns how long the oldest of at most 20,000 deliveries has waited for its turn, 0 where none waits.
+func (l *Ledger) WaitingFor(ctx context.Context) (time.Duration, error) {
+	var ms int64
+	err := l.pool.QueryRow(ctx, `
+select coalesce(extract(epoch from clock_timestamp() - min(planned_at)) * 1000, 0)::bigint
+  from (select planned_at from delivery.deliveries where state = 'waiting' order by endpoint_id, event_id limit 20000) w`).Scan(&ms)
+	if err != nil {
+		return 0, classify("looking how long deliveries wait", err)
+	}
+	return millis(ms), nil
+}

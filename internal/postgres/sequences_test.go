@@ -318,3 +318,56 @@ func TestOversleptFindsWhatIsInTurnForLongerThanTheGrace(t *testing.T) {
 	require.NoError(t, err)
 	require.ElementsMatch(t, want, found)
 }
+
+func TestDroppingEndsWhatWaitsBehindTheParkedAndNothingElse(t *testing.T) {
+	t.Parallel()
+	b := newBooks(t)
+	ctx := t.Context()
+	e := b.ordered(t, "m")
+	manager := endpointtest.NewManager(t, b.all)
+	open := versions("m", "open", 2)
+	claims, _ := b.plan(t, "inv-1", open...)
+	b.end(t, "inv-1", failure(claims[0]))
+	require.NoError(t, manager.Disable(ctx, e))
+	parked := versions("m", "parked", 3)
+	b.plan(t, "inv-1", parked...)
+
+	dropped, err := manager.Enable(ctx, e, true)
+	require.NoError(t, err)
+	require.EqualValues(t, 3, dropped)
+	for _, ref := range parked {
+		require.Equal(t, "dead", b.row(t, delivery.Key{EventID: ref.ID, EndpointID: e}).State)
+	}
+	require.Equal(t, "waiting", b.row(t, delivery.Key{EventID: open[1].ID, EndpointID: e}).State, "the one before it is still tried")
+	claims, planned := b.plan(t, "inv-2", version("m", "parked", 4, "payment.refunded"))
+	require.Len(t, claims, 1, "all before have ended")
+	require.Empty(t, planned.Wake)
+}
+
+func TestWhatWaitsAtARemovedEndpointEnds(t *testing.T) {
+	t.Parallel()
+	b := newBooks(t)
+	e := b.ordered(t, "m")
+	all := versions("m", "p", 3)
+	b.plan(t, "inv-1", all...)
+	ended, err := endpointtest.NewManager(t, b.all).Remove(t.Context(), e)
+	require.NoError(t, err)
+	require.EqualValues(t, 2, ended)
+	require.Equal(t, 2, b.count(t, "select count(*) from delivery.deliveries where state = 'dead' and last_cause = 'endpoint_gone'"))
+	require.Empty(t, b.release(t, "w", sequence(e, all[0])))
+}
+
+func TestWaitingForIsTheAgeOfTheOldest(t *testing.T) {
+	t.Parallel()
+	b := newBooks(t)
+	age, err := b.WaitingFor(t.Context())
+	require.NoError(t, err)
+	require.Zero(t, age)
+	b.ordered(t, "m")
+	b.plan(t, "inv-1", versions("m", "p", 3)...)
+	_, err = b.all.Exec(t.Context(), "update delivery.deliveries set planned_at = planned_at - interval '1 hour' where event_id = (select min(event_id::text)::uuid from delivery.deliveries where state = 'waiting')")
+	require.NoError(t, err)
+	age, err = b.WaitingFor(t.Context())
+	require.NoError(t, err)
+	require.InDelta(t, time.Hour.Seconds(), age.Seconds(), 60)
+}

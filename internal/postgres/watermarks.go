@@ -244,10 +244,12 @@ select state, count(*)
 union all
 select 'parked', count(*) from (select from delivery.deliveries where state = 'parked' limit 20000) p
 union all
+select 'waiting', count(*) from (select from delivery.deliveries where state = 'waiting' limit 20000) w
+union all
 select 'dead', count(*) from (select from delivery.deliveries where state = 'dead' limit 20000) d`
 
 // CountDeliveries counts those that have not succeeded, by state: up to 20,000 of pending and retrying together, of parked,
-// and of dead. A state may be missing, and stands for none.
+// of waiting, and of dead. A state may be missing, and stands for none.
 func (l *Ledger) CountDeliveries(ctx context.Context) (map[delivery.State]int, error) {
 	rows, err := l.pool.Query(ctx, countDeliveries)
 	if err != nil {

@@ -142,7 +142,7 @@ func TestWhatHasNotSucceededIsCountedByState(t *testing.T) {
 	ctx := t.Context()
 	counts, err := b.CountDeliveries(ctx)
 	require.NoError(t, err)
-	require.Equal(t, map[delivery.State]int{delivery.Parked: 0, delivery.Dead: 0}, counts)
+	require.Equal(t, map[delivery.State]int{delivery.Parked: 0, delivery.Waiting: 0, delivery.Dead: 0}, counts)
 
 	merchant := "m-" + uuid.NewString()
 	b.endpoint(t, merchant)
@@ -153,7 +153,7 @@ func TestWhatHasNotSucceededIsCountedByState(t *testing.T) {
 	require.NoError(t, b.Record(ctx, "inv-1", []delivery.Outcome{success(claims[0]), failure(claims[1]), dead, parked}))
 	counts, err = b.CountDeliveries(ctx)
 	require.NoError(t, err)
-	require.Equal(t, map[delivery.State]int{delivery.Pending: 3, delivery.Retrying: 1, delivery.Parked: 1, delivery.Dead: 1}, counts)
+	require.Equal(t, map[delivery.State]int{delivery.Pending: 3, delivery.Retrying: 1, delivery.Parked: 1, delivery.Waiting: 0, delivery.Dead: 1}, counts)
 }
 
 func TestEndpointsAreCountedByWhetherTheyAreEnabled(t *testing.T) {

@@ -20,6 +20,7 @@ type reconcileMetrics struct {
 	xminAge     prometheus.Gauge
 	settledAge  prometheus.Gauge
 	deliveries  *prometheus.GaugeVec
+	waitingAge  prometheus.Gauge
 	overdue     prometheus.Gauge
 	endpoints   *prometheus.GaugeVec
 }
@@ -59,6 +60,9 @@ func newMetrics(registry prometheus.Registerer) *reconcileMetrics {
 		deliveries: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "hookline_deliveries", Help: "Deliveries that have not succeeded, by state, at the last look; each up to 20,000.",
 		}, []string{"state"}),
+		waitingAge: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "hookline_deliveries_waiting_age_seconds", Help: "How long the oldest delivery has waited for its object's versions before, at the last look.",
+		}),
 		overdue: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "hookline_deliveries_overdue", Help: "Deliveries whose attempt has been due for longer than the grace, at the last look; at most 5,000.",
 		}),
@@ -67,22 +71,22 @@ func newMetrics(registry prometheus.Registerer) *reconcileMetrics {
 		}, []string{"enabled"}),
 	}
 	// Alarms need the 0 before the first one.
-	for _, part := range []string{"events", "deliveries", "parked", "operational", "settled"} {
+	for _, part := range []string{"events", "deliveries", "parked", "waiting", "operational", "settled"} {
 		m.failures.WithLabelValues(part)
 	}
-	for _, reason := range []string{"overtaken", "over_age", "overdue", "owner_ended", "parked"} {
+	for _, reason := range []string{"overtaken", "over_age", "overdue", "owner_ended", "parked", "overslept"} {
 		m.redriven.WithLabelValues(reason)
 	}
 	m.countDeliveries(nil)
 	m.countEndpoints(0, 0)
 	registry.MustRegister(m.leading, m.looks, m.failures, m.unplanned, m.unaccounted, m.behind, m.redriven, m.refused, m.xminAge, m.settledAge,
-		m.deliveries, m.overdue, m.endpoints)
+		m.deliveries, m.waitingAge, m.overdue, m.endpoints)
 	return m
 }
 
 // countDeliveries sets how many there are; a state that is not in counts has none.
 func (m *reconcileMetrics) countDeliveries(counts map[delivery.State]int) {
-	for _, state := range []delivery.State{delivery.Pending, delivery.Retrying, delivery.Parked, delivery.Dead} {
+	for _, state := range []delivery.State{delivery.Pending, delivery.Retrying, delivery.Parked, delivery.Waiting, delivery.Dead} {
 		m.deliveries.WithLabelValues(string(state)).Set(float64(counts[state]))
 	}
 }
@@ -94,7 +98,7 @@ func (m *reconcileMetrics) countEndpoints(enabled, disabled int) {
 
 // stopLeading leaves nothing behind that another process says now.
 func (m *reconcileMetrics) stopLeading() {
-	for _, gauge := range []prometheus.Gauge{m.leading, m.unplanned, m.unaccounted, m.behind, m.xminAge, m.settledAge, m.overdue} {
+	for _, gauge := range []prometheus.Gauge{m.leading, m.unplanned, m.unaccounted, m.behind, m.xminAge, m.settledAge, m.waitingAge, m.overdue} {
 		gauge.Set(0)
 	}
 	m.countDeliveries(nil)

@@ -34,6 +34,8 @@ type ledger interface {
 	Overdue(ctx context.Context, grace time.Duration, limit int) ([]delivery.Overdue, error)
 	TakeOver(ctx context.Context, overdue []delivery.Overdue) ([]delivery.Overdue, error)
 	Unpark(ctx context.Context, limit int) ([]delivery.Overdue, error)
+	Overslept(ctx context.Context, after delivery.Key, grace time.Duration, limit int) ([]delivery.Sequence, delivery.Key, error)
+	WaitingFor(ctx context.Context) (time.Duration, error)
 	Unpublished(ctx context.Context, limit int) ([]event.Operational, error)
 	MarkPublished(ctx context.Context, id uuid.UUID, refusal string) error
 	OpenSince(ctx context.Context) (map[string]time.Time, error)
@@ -51,6 +53,7 @@ type invocations interface {
 type driver interface {
 	Dispatch(ctx context.Context, key string, batch []event.Ref) error
 	SendAttempt(ctx context.Context, list delivery.AttemptList) error
+	Wake(ctx context.Context, s delivery.Sequence) error
 }
 
 // publisher makes events of what happened to endpoints.
@@ -65,6 +68,7 @@ const (
 	pagesAtOnce   = 40   // with something unplanned before them; what is beyond is looked at when that is planned
 	batchEvents   = 64   // as intake's
 	openAtOnce    = 5000 // overdue deliveries read in one look
+	waitingAtOnce = 2000 // likewise those that wait for their turn; the next look goes on behind them
 )
 
 // Config says how patient the reconciler is. The defaults are for production; the crash tests are less so.
@@ -91,9 +95,10 @@ type Reconciler struct {
 	suspects map[uuid.UUID]*suspect
 	ended    map[string]time.Time // owners, and since when they look ended
 	xmin     int64
-	xminAt   time.Time // when xmin last rose
-	ahead    place     // up to where everything visible above xmin was planned; never stored
-	budget   int       // how many may still be driven in this look
+	xminAt   time.Time    // when xmin last rose
+	ahead    place        // up to where everything visible above xmin was planned; never stored
+	waiting  delivery.Key // up to where the last look went along what waits for its turn
+	budget   int          // how many may still be driven in this look
 
 	mu     sync.Mutex
 	report Report
@@ -163,7 +168,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 
 // lead looks again and again. What an earlier leader had seen is forgotten: two looks are two looks of one process.
 func (r *Reconciler) lead(ctx context.Context) error {
-	r.ahead = place{}
+	r.ahead, r.waiting = place{}, delivery.Key{}
 	r.suspects, r.ended, r.xmin, r.budget = map[uuid.UUID]*suspect{}, map[string]time.Time{}, 0, 0
 	r.metrics.leading.Set(1)
 	for look := uint64(1); ; look++ {
@@ -175,7 +180,7 @@ func (r *Reconciler) lead(ctx context.Context) error {
 			name string
 			look func(context.Context, uint64, *Report) error
 		}{
-			{"events", r.lookAtEvents}, {"deliveries", r.lookAtDeliveries}, {"parked", r.lookAtParked}, {"operational", r.publish}, {"settled", r.lookAtSettled},
+			{"events", r.lookAtEvents}, {"deliveries", r.lookAtDeliveries}, {"parked", r.lookAtParked}, {"waiting", r.lookAtWaiting}, {"operational", r.publish}, {"settled", r.lookAtSettled},
 		} {
 			if err := part.look(ctx, look, &report); err != nil && ctx.Err() == nil {
 				r.metrics.failures.WithLabelValues(part.name).Inc()
@@ -498,6 +503,33 @@ func (r *Reconciler) lookAtParked(ctx context.Context, _ uint64, _ *Report) erro
 	return r.sendAttempts(ctx, taken)
 }
 
+// lookAtWaiting wakes the sequences in which something has been in turn for longer than the grace: whoever was to wake them
+// is gone.
+func (r *Reconciler) lookAtWaiting(ctx context.Context, _ uint64, _ *Report) error {
+	if r.budget == 0 {
+		return nil
+	}
+	asleep, next, err := r.ledger.Overslept(ctx, r.waiting, r.cfg.Grace, waitingAtOnce)
+	if err != nil {
+		return err
+	}
+	if len(asleep) > r.budget {
+		asleep, next = asleep[:r.budget], r.waiting // the same ones once more: those that are woken now are gone then
+	}
+	if len(asleep) > 0 {
+		r.budget -= len(asleep)
+		r.log.LogAttrs(ctx, slog.LevelWarn, "deliveries that are in turn are woken", slog.Int("sequences", len(asleep)), slog.String("first", asleep[0].Key()))
+		r.metrics.redriven.WithLabelValues("overslept").Add(float64(len(asleep)))
+	}
+	for _, s := range asleep {
+		if err := r.driver.Wake(ctx, s); err != nil {
+			return fmt.Errorf("waking what is in turn: %w", err)
+		}
+	}
+	r.waiting = next
+	return nil
+}
+
 // publish makes events of what happened to endpoints. One that payments-api refuses for what it says is closed with the
 // refusal, counted and logged: it would be refused for ever, and hold up the others.
 func (r *Reconciler) publish(ctx context.Context, _ uint64, _ *Report) error {
@@ -535,6 +567,11 @@ func (r *Reconciler) lookAtSettled(ctx context.Context, _ uint64, report *Report
 	if err != nil {
 		return err
 	}
+	waiting, err := r.ledger.WaitingFor(ctx)
+	if err != nil {
+		return err
+	}
+	r.metrics.waitingAge.Set(waiting.Seconds())
 	r.metrics.countDeliveries(deliveries)
 	r.metrics.countEndpoints(enabled, disabled)
 	report.Merchants = merchants

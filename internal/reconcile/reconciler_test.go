@@ -55,6 +55,9 @@ type world struct {
 	taken    int
 	loses    bool // what is driven is lost once more
 	parked   []delivery.Overdue
+	asleep   map[delivery.Sequence]time.Time // since when they are in turn
+	places   []delivery.Key                  // that the ledger was asked to go on from
+	wakeErr  error
 	waiting  []event.Operational
 	refuses  map[uuid.UUID]error // what payments-api says about an operational event
 	said     []uuid.UUID
@@ -80,6 +83,41 @@ func (w *world) Unpark(_ context.Context, limit int) ([]delivery.Overdue, error)
 	taken := w.parked[:n]
 	w.parked = w.parked[n:]
 	return taken, nil
+}
+
+// Overslept implements the ledger.
+func (w *world) Overslept(_ context.Context, after delivery.Key, grace time.Duration, limit int) ([]delivery.Sequence, delivery.Key, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.places = append(w.places, after)
+	var out []delivery.Sequence
+	for s, since := range w.asleep {
+		if time.Since(since) >= grace && len(out) < limit {
+			out = append(out, s)
+		}
+	}
+	return out, delivery.Key{EventID: uuid.UUID{byte(len(w.places))}}, nil
+}
+
+// WaitingFor implements the ledger.
+func (w *world) WaitingFor(context.Context) (time.Duration, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	longest := time.Duration(0)
+	for _, since := range w.asleep {
+		longest = max(longest, time.Since(since))
+	}
+	return longest, nil
+}
+
+// Wake implements Restate.
+func (w *world) Wake(_ context.Context, s delivery.Sequence) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.wakeErr == nil {
+		delete(w.asleep, s)
+	}
+	return w.wakeErr
 }
 
 // Unpublished implements the ledger.
@@ -645,7 +683,7 @@ func TestMetricsAreThereFromTheStart(t *testing.T) {
 	n, err := testutil.GatherAndCount(w.registry, "hookline_reconciler_redriven_total", "hookline_events_unaccounted", "hookline_feed_xmin_age_seconds",
 		"hookline_reconciler_failures_total", "hookline_deliveries", "hookline_deliveries_overdue", "hookline_endpoints")
 	require.NoError(t, err)
-	require.Equal(t, 19, n)
+	require.Equal(t, 22, n)
 }
 
 func TestParkedDeliveriesOfEnabledEndpointsAreAttempted(t *testing.T) {
@@ -661,6 +699,35 @@ func TestParkedDeliveriesOfEnabledEndpointsAreAttempted(t *testing.T) {
 		pause(2 * interval)
 		w.set(func() { require.Len(t, w.attempts, 250) })
 		require.InDelta(t, 250, counter(t, w, "hookline_reconciler_redriven_total", "parked"), 0)
+	})
+}
+
+func TestWhatIsInTurnAndAsleepIsWokenWithinTheRate(t *testing.T) {
+	t.Parallel()
+	in(t, func(t *testing.T, w *world, pause func(time.Duration)) {
+		w.set(func() {
+			w.asleep = map[delivery.Sequence]time.Time{}
+			for range 250 { // 100 each look
+				w.asleep[delivery.Sequence{EndpointID: uuid.New()}] = time.Now()
+			}
+		})
+		pause(grace - interval/2)
+		w.set(func() {
+			require.Len(t, w.asleep, 250, "its own wake may be under way")
+			require.Equal(t, []delivery.Key{{}, {EventID: uuid.UUID{1}}, {EventID: uuid.UUID{2}}}, w.places, "each look goes on behind the one before")
+			w.wakeErr = errors.New("Restate is away")
+		})
+		pause(interval)
+		require.InDelta(t, 1, counter(t, w, "hookline_reconciler_failures_total", "waiting"), 0)
+		w.set(func() { w.wakeErr = nil })
+		pause(interval)
+		w.set(func() {
+			require.Len(t, w.asleep, 150)
+			require.Equal(t, w.places[3], w.places[4], "a look that did not come to its end is made again")
+		})
+		pause(2 * interval)
+		w.set(func() { require.Empty(t, w.asleep) })
+		require.Zero(t, gauge(t, w, "hookline_deliveries_waiting_age_seconds"))
 	})
 }
 
@@ -692,7 +759,7 @@ func TestWhatHasNotSucceededIsCounted(t *testing.T) {
 	t.Parallel()
 	in(t, func(t *testing.T, w *world, pause func(time.Duration)) {
 		w.set(func() {
-			w.states = map[delivery.State]int{delivery.Pending: 1, delivery.Retrying: 2, delivery.Parked: 3, delivery.Dead: 4}
+			w.states = map[delivery.State]int{delivery.Pending: 1, delivery.Retrying: 2, delivery.Parked: 3, delivery.Dead: 4, delivery.Waiting: 5}
 			w.overdue, w.askErr = []delivery.Overdue{overdueOf("", 1)}, errors.New("Restate is away")
 		})
 		pause(2 * interval)
@@ -700,6 +767,7 @@ func TestWhatHasNotSucceededIsCounted(t *testing.T) {
 		require.InDelta(t, 2, counter(t, w, "hookline_deliveries", "retrying"), 0)
 		require.InDelta(t, 3, counter(t, w, "hookline_deliveries", "parked"), 0)
 		require.InDelta(t, 4, counter(t, w, "hookline_deliveries", "dead"), 0)
+		require.InDelta(t, 5, counter(t, w, "hookline_deliveries", "waiting"), 0)
 		require.InDelta(t, 1, gauge(t, w, "hookline_deliveries_overdue"), 0, "it waits for Restate")
 		require.InDelta(t, 3, counter(t, w, "hookline_endpoints", "true"), 0)
 		require.InDelta(t, 1, counter(t, w, "hookline_endpoints", "false"), 0)
