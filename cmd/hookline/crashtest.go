@@ -31,6 +31,8 @@ func runCrashTest(ctx context.Context, args []string, stdout, stderr io.Writer) 
 	fs.Float64Var(&o.Rate, "rate", 100, "payments per `second`")
 	fs.IntVar(&o.Merchants, "merchants", 10, "`number` of merchants with an endpoint each")
 	fs.Float64Var(&o.Refunds, "refunds", 0.1, "`share` of the payments that are refunded: a second event each")
+	fs.BoolVar(&o.Ordered, "ordered", false, "endpoints that want each payment's events in order, and payments with up to seven changes of status:\n"+
+		"exits 1 also when a version is accepted before an earlier one. Of --payments there are 200, and of --rate 10, where nobody says")
 	fs.DurationVar(&o.Freeze, "freeze", 20*time.Second, "how long a freeze lasts")
 	fs.DurationVar(&o.Hold, "hold", 2*time.Minute, "how long the long transaction is held open")
 	fs.BoolVar(&o.HangOne, "hang-one", false, "the first merchant never answers while there is load")
@@ -51,6 +53,14 @@ func runCrashTest(ctx context.Context, args []string, stdout, stderr io.Writer) 
 		o.Random = true
 	case *faults != "":
 		return wrongUsage("--faults is random, not %q", *faults)
+	}
+	if o.Ordered { // each payment is five events, and each event of it a step of its own
+		if !isSet(fs, "payments") {
+			o.Payments = 200
+		}
+		if !isSet(fs, "rate") {
+			o.Rate = 10
+		}
 	}
 	if o.Fault, err = crashtest.ParseFault(*fault); err != nil {
 		return wrongUsage("%s", err)

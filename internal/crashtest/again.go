@@ -22,6 +22,7 @@ type memory struct {
 	Random       bool      `json:"random"`
 	Seed         uint64    `json:"seed"`
 	Rate         float64   `json:"rate"`
+	Ordered      bool      `json:"ordered,omitempty"`
 	Load         int       `json:"load"` // merchants of the load
 	Merchants    []string  `json:"merchants"`
 	Windows      []Window  `json:"windows"`
@@ -43,7 +44,7 @@ func (r *run) remember() error {
 		return fmt.Errorf("remembering the run: %w", err)
 	}
 	return process.WriteJSON(name, memory{
-		Name: r.name, Fault: r.o.Fault, Random: r.o.Random, Seed: r.o.Seed, Rate: r.o.Rate, Load: r.o.Merchants,
+		Name: r.name, Fault: r.o.Fault, Random: r.o.Random, Seed: r.o.Seed, Rate: r.o.Rate, Ordered: r.o.Ordered, Load: r.o.Merchants,
 		Merchants: r.merchants, Windows: r.windows, Acknowledged: r.clients.acknowledged, Began: r.began, Loaded: r.loaded,
 	}, 0o600)
 }
@@ -68,7 +69,7 @@ func CheckAgain(ctx context.Context, options stack.Options, token string, seed u
 	}
 	r := &run{
 		name:      m.Name,
-		o:         Options{Stack: options, Token: token, Fault: m.Fault, Random: m.Random, Seed: seed, Rate: m.Rate, Merchants: m.Load},
+		o:         Options{Stack: options, Token: token, Fault: m.Fault, Random: m.Random, Seed: seed, Rate: m.Rate, Ordered: m.Ordered, Merchants: m.Load},
 		merchants: m.Merchants, windows: m.Windows, began: m.Began, loaded: m.Loaded, clients: &clients{acknowledged: m.Acknowledged},
 	}
 	if r.status, err = stack.ReadStatus(ctx, options.Dir); err != nil {

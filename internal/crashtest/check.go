@@ -114,6 +114,9 @@ type Verdict struct {
 	// Mismatches are webhooks that differ from their event, or from what the ledger has down.
 	Mismatches []string
 	Duplicates []Duplicate
+	// Disorder says of each version whose first 2xx came before that of an earlier one: a violation where the endpoint wanted
+	// an order.
+	Disorder []string
 }
 
 // Late counts the duplicates that no fault excuses.
@@ -177,10 +180,50 @@ func Check(s Sets) Verdict {
 	}
 	v.Mismatches = append(v.Mismatches, s.compareLedger(committed, hashes)...)
 	v.Duplicates = s.duplicates(committed, received)
+	v.Disorder = s.disorder()
 	slices.Sort(v.Lost)
 	slices.Sort(v.Phantoms)
 	slices.Sort(v.Mismatches)
 	return v
+}
+
+// disorder compares the first 2xx of each payment's versions. Of two at one moment the one that was written down first was
+// first.
+func (s Sets) disorder() []string {
+	type webhook struct {
+		merchant string
+		Object
+	}
+	first := map[webhook]int{} // its place in received
+	received := slices.Clone(s.Received)
+	slices.SortStableFunc(received, func(a, b Receipt) int { return a.At.Compare(b.At) })
+	versions := map[webhook][]int64{} // by the webhook without a version
+	for i, r := range received {
+		key := webhook{r.MerchantID, r.Object}
+		if _, again := first[key]; again {
+			continue
+		}
+		first[key] = i
+		key.Version = 0
+		versions[key] = append(versions[key], r.Version)
+	}
+	var found []string
+	for key, all := range versions {
+		slices.Sort(all)
+		latest, of := -1, int64(0) // of the versions before
+		for _, version := range all {
+			key.Version = version
+			place := first[key]
+			if place < latest {
+				found = append(found, fmt.Sprintf("%s was accepted %s before version %d of it",
+					key.Object, received[latest].At.Sub(received[place].At), of))
+				continue
+			}
+			latest, of = place, version
+		}
+	}
+	slices.Sort(found)
+	return found
 }
 
 // compare says how a webhook differs from its event; empty where it does not.

@@ -277,3 +277,50 @@ func TestCheckAddsUp(t *testing.T) {
 			[]int{v.Committed, v.Received, len(v.Lost), len(v.Phantoms), len(v.Duplicates), v.Late(), len(v.Mismatches)})
 	})
 }
+
+func TestAVersionThatIsAcceptedBeforeAnEarlierOneIsOutOfOrder(t *testing.T) {
+	t.Parallel()
+	// Two payments of four versions each, in order.
+	ordered := func() []crashtest.Receipt {
+		var out []crashtest.Receipt
+		for v := range 4 {
+			for p := range 2 {
+				out = append(out, crashtest.Receipt{
+					Object: crashtest.Object{ID: fmt.Sprintf("p%d", p), Version: int64(v + 1)}, ID: id(10*p + v).String(), MerchantID: "m", At: at(1000*v + p),
+				})
+			}
+		}
+		return out
+	}
+	disorder := func(received []crashtest.Receipt) []string {
+		return crashtest.Check(crashtest.Sets{Received: received}).Disorder
+	}
+	require.Empty(t, disorder(ordered()))
+
+	swapped := ordered()
+	swapped[2].At, swapped[4].At = swapped[4].At, swapped[2].At
+	require.Equal(t, []string{"payment p0 version 3 was accepted 1s before version 2 of it"}, disorder(swapped))
+	last := ordered()
+	last[0].At = at(60_000)
+	require.Len(t, disorder(last), 3, "each that came before the first one")
+
+	again := ordered()
+	again = append(again, again[0], again[2])
+	again[8].At, again[9].At = at(9000), at(9001)
+	require.Empty(t, disorder(again), "what comes once more came first before")
+	another := ordered()
+	another[4].MerchantID = "another"
+	another[4].At = at(0)
+	require.Empty(t, disorder(another), "each merchant has an order of their own")
+	atOnce := ordered()
+	for i := range atOnce {
+		atOnce[i].At = at(0)
+	}
+	require.Empty(t, disorder(atOnce), "then it is the order of the book")
+	require.Empty(t, disorder(without(ordered(), 2)), "what did not come is lost, and not late")
+
+	result := crashtest.Result{Acknowledged: 1, OrderViolations: 1}
+	require.NoError(t, result.Err(), "nobody asked for an order")
+	result.Ordered = true
+	require.ErrorContains(t, result.Err(), "1 order violations")
+}

@@ -68,6 +68,30 @@ func (c *clients) pay(ctx context.Context, i int, merchant string, refund bool) 
 	return err
 }
 
+// ways are what payments go through, from pending on: a merchant who mixes up their events ends with a wrong status.
+var ways = [][]string{
+	{"processing", "succeeded", "refunded"},
+	{"processing", "failed"},
+	{"succeeded", "disputed", "succeeded", "disputed", "refunded"},
+	{"processing", "succeeded", "disputed", "succeeded", "disputed", "succeeded", "refunded"},
+	{"canceled"},
+}
+
+// walk creates the payment and takes it through one of the ways, each change as soon as the one before is acknowledged.
+func (c *clients) walk(ctx context.Context, i int, merchant string) error {
+	body := fmt.Appendf(nil, `{"merchant_id":%q,"amount":%d,"currency":"USD","status":"pending","metadata":{"order":"%s-%d"}}`, merchant, 1000+i, c.key, i)
+	now, err := c.insist(ctx, http.MethodPost, c.url, body, c.key+"-"+strconv.Itoa(i), http.StatusCreated)
+	for _, status := range ways[i%len(ways)] {
+		if err != nil {
+			return err
+		}
+		// Of the version, so that one that is repeated because its answer was lost does not come through a status twice.
+		change := fmt.Appendf(nil, `{"status":%q,"if_version":%d}`, status, now.Version)
+		now, err = c.insist(ctx, http.MethodPatch, c.url+"/"+now.ID, change, "", http.StatusOK)
+	}
+	return err
+}
+
 // insist repeats the request until it is answered. Whether one that was not had an effect is unknown; its repetition
 // tells.
 func (c *clients) insist(ctx context.Context, method, url string, body []byte, key string, want int) (Object, error) {

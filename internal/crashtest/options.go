@@ -25,9 +25,12 @@ type Options struct {
 	Rate      float64
 	Merchants int
 	Refunds   float64 // share of the payments that are refunded: a second event each
-	HangOne   bool    // the first merchant never answers while the load runs
-	Freeze    time.Duration
-	Hold      time.Duration // of the long transaction
+	// Ordered gives the merchants endpoints that want each payment's events in order, and the payments several changes of
+	// status each, one right after the other, instead of refunds.
+	Ordered bool
+	HangOne bool // the first merchant never answers while the load runs
+	Freeze  time.Duration
+	Hold    time.Duration // of the long transaction
 
 	// Progress gets a line at a time for a person to read; it may be nil.
 	Progress func(line string)

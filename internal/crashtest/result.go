@@ -23,6 +23,7 @@ type Result struct {
 	Rate      float64 `json:"rate"`
 	Merchants int     `json:"merchants"`
 	Workers   int     `json:"workers"`
+	Ordered   bool    `json:"ordered,omitempty"` // the endpoints want each payment's events in order
 	HangOne   bool    `json:"hang_one,omitempty"`
 	FreezeS   float64 `json:"freeze_s,omitempty"`
 
@@ -38,7 +39,10 @@ type Result struct {
 	ByGeneration   map[int64]int `json:"duplicates_by_generation"`
 	// DuplicateList has the first of them, each with the time from its first 2xx to the fault.
 	DuplicateList []Duplicate `json:"duplicate_list,omitempty"`
-	Unaccounted   int         `json:"unaccounted"` // at the end
+	// OrderViolations are versions whose first 2xx came before that of an earlier one of the payment. Where no order was asked
+	// for there may be some.
+	OrderViolations int `json:"order_violations"`
+	Unaccounted     int `json:"unaccounted"` // at the end
 	// UnaccountedMost is how many there were at once during the run: what the fault held up for longer than the
 	// reconciler's over-age.
 	UnaccountedMost int `json:"unaccounted_most"`
@@ -78,6 +82,9 @@ func (r Result) Err() error {
 		if n != 0 {
 			errs = append(errs, fmt.Errorf("%d %s", n, what))
 		}
+	}
+	if r.Ordered && r.OrderViolations != 0 {
+		errs = append(errs, fmt.Errorf("%d order violations", r.OrderViolations))
 	}
 	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
 	for _, finding := range r.Findings {
@@ -133,10 +140,10 @@ func (r *run) verdict(ctx context.Context, settled bool, settling time.Duration)
 	}
 	out := Result{
 		Fault: r.o.name(), Seed: r.o.Seed, Intake: r.status.Intake, Kafka: r.status.Kafka,
-		Rate: r.o.Rate, Merchants: r.o.Merchants, Workers: len(r.status.WorkerNames()), HangOne: r.o.HangOne,
+		Rate: r.o.Rate, Merchants: r.o.Merchants, Workers: len(r.status.WorkerNames()), Ordered: r.o.Ordered, HangOne: r.o.HangOne,
 		Acknowledged: v.Acknowledged, Committed: v.Committed, Received: v.Received,
 		Lost: len(v.Lost), Phantoms: len(v.Phantoms), Mismatches: len(v.Mismatches),
-		Duplicates: len(v.Duplicates), LateDuplicates: v.Late(), ByGeneration: map[int64]int{},
+		OrderViolations: len(v.Disorder), Duplicates: len(v.Duplicates), LateDuplicates: v.Late(), ByGeneration: map[int64]int{},
 		Unaccounted: r.report.Unaccounted, UnaccountedMost: r.unaccounted, Dead: p.Dead,
 		APIFailures: map[string]int{}, Settled: settled, SettleS: seconds(settling), Seconds: seconds(time.Since(r.began)),
 		EndedByThemselves: r.ended, Verdict: v, Faults: r.windows, Began: r.began,
@@ -288,6 +295,11 @@ func (r Result) Print(w io.Writer) {
 	fmt.Fprintf(w, "lost %d, phantoms %d, mismatches %d, unaccounted %d (at most %d during the run)\n",
 		r.Lost, r.Phantoms, r.Mismatches, r.Unaccounted, r.UnaccountedMost)
 	fmt.Fprintf(w, "duplicates %d, of them %d late\n", r.Duplicates, r.LateDuplicates)
+	var disorder []string
+	if r.Ordered {
+		fmt.Fprintf(w, "order violations %d\n", r.OrderViolations)
+		disorder = r.Verdict.Disorder
+	}
 	if waited := r.WaitingRetries; waited != nil {
 		fmt.Fprintf(w, "of %d retries that waited at the kill: %d came once, %d more than once, %d never; %d by their own timer, %.1f to %.1f s after it\n",
 			waited.Waiting, waited.Once, waited.Twice, waited.Never, waited.ByTimer, waited.FirstS, waited.LastS)
@@ -307,7 +319,7 @@ func (r Result) Print(w io.Writer) {
 	for _, list := range []struct {
 		name  string
 		lines []string
-	}{{"lost", r.Verdict.Lost}, {"phantom", r.Verdict.Phantoms}, {"mismatch", r.Verdict.Mismatches}, {"found", r.Findings}} {
+	}{{"lost", r.Verdict.Lost}, {"phantom", r.Verdict.Phantoms}, {"mismatch", r.Verdict.Mismatches}, {"out of order", disorder}, {"found", r.Findings}} {
 		for i, line := range list.lines {
 			if i == shown {
 				fmt.Fprintf(w, "  and %d more\n", len(list.lines)-shown)

@@ -252,6 +252,9 @@ func (r *run) addMerchants(ctx context.Context) (func() error, error) {
 		return nil, err
 	}
 	r.endpoints, err = db.AddEndpoints(ctx, r.status.Keys, r.merchants, urls, secret)
+	if err == nil && r.o.Ordered {
+		err = db.OrderObjects(ctx, r.endpoints)
+	}
 	if err := errors.Join(err, db.Close(ctx)); err != nil {
 		return nil, err
 	}
@@ -325,7 +328,14 @@ func (r *run) drive(ctx context.Context) error {
 		}
 		group.Go(func() error {
 			defer r.gate.RUnlock()
-			if err := r.clients.pay(ctx, i, r.merchants[i%r.o.Merchants], refunded(i, r.o.Refunds)); err != nil {
+			merchant := r.merchants[i%r.o.Merchants]
+			var err error
+			if r.o.Ordered {
+				err = r.clients.walk(ctx, i, merchant)
+			} else {
+				err = r.clients.pay(ctx, i, merchant, refunded(i, r.o.Refunds))
+			}
+			if err != nil {
 				return err
 			}
 			r.posted.Add(1)

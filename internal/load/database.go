@@ -89,6 +89,14 @@ func (d *Database) AddEndpoints(ctx context.Context, keys seal.Keyring, merchant
 	return ids, nil
 }
 
+// OrderObjects makes the endpoints want each object's events in order.
+func (d *Database) OrderObjects(ctx context.Context, ids []uuid.UUID) error {
+	if _, err := d.conn.Exec(ctx, "update delivery.endpoints set ordering = 'object' where id = any($1)", ids); err != nil {
+		return fmt.Errorf("ordering the endpoints' webhooks: %w", err)
+	}
+	return nil
+}
+
 const (
 	removeEndpoints = `
 delete from delivery.endpoints
