@@ -66,7 +66,7 @@ func runOneOf(ctx context.Context, of string, verbs []verb, args []string, stdou
 // fieldFlags are the flags that set the fields which a refusal names.
 var fieldFlags = map[string]string{
 	"merchant_id": "--merchant", "url": "--url", "description": "--description", "event_types": "--events", "headers": "--header",
-	"retry_schedule": "--schedule", "ordering": "--ordering", "timeout": "--timeout", "secret": "--secret", "secret_kind": "--secret-kind",
+	"retry_schedule": "--schedule", "ordering": "--ordering", "timeout": "--timeout", "rate_limit": "--rate-limit", "secret": "--secret", "secret_kind": "--secret-kind",
 	"overlap": "--overlap",
 }
 

@@ -118,6 +118,7 @@ func printEndpoint(stdout io.Writer, e endpoint.Endpoint, stand []tallied) error
 	line("retries", "%s", scheduleText(e.Schedule))
 	line("ordering", "%s", e.Ordering)
 	line("time-out", "%s", time.Duration(e.TimeoutMS)*time.Millisecond)
+	line("rate limit", "%s", rateLimitText(e.RateLimit))
 	for _, secret := range e.Secrets {
 		line("secret", "%s", secretText(secret))
 	}
@@ -145,6 +146,13 @@ func enabledText(e endpoint.Endpoint) string {
 		text += ", since " + e.DisabledAt.Format(time.RFC3339)
 	}
 	return text + ": " + orElse(disabledReasons[e.DisabledReason], e.DisabledReason)
+}
+
+func rateLimitText(limit int) string {
+	if limit == 0 {
+		return "none"
+	}
+	return fmt.Sprintf("%d a second, and at most %d in any second", limit, limit+delivery.Burst(limit))
 }
 
 func scheduleText(schedule delivery.Schedule) string {

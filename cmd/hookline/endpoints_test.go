@@ -145,7 +145,7 @@ func TestEveryPartOfAnEndpointCanBeSetShownAndChanged(t *testing.T) {
 	outside(t)
 	added := did[shownEndpoint](t, "endpoints", "add", "--merchant", "m", "--url", "http://jane:pw@127.0.0.1:9/hooks?t=1", "--description", "orders",
 		"--events", "payment.*, invoice.paid", "--header", "X-Api-Key: a:b ", "--header", "X-Team:c", "--schedule", "5s,2h", "--ordering", "object",
-		"--timeout", "3s", "--secret-kind", "ed25519")
+		"--timeout", "3s", "--rate-limit", "50", "--secret-kind", "ed25519")
 	require.True(t, strings.HasPrefix(added.Secret, "whpk_"))
 	require.Equal(t, "http://127.0.0.1:9/hooks", added.URL)
 	require.Equal(t, []string{"payment.*", "invoice.paid"}, added.EventTypes)
@@ -156,7 +156,7 @@ func TestEveryPartOfAnEndpointCanBeSetShownAndChanged(t *testing.T) {
 	require.Equal(t, exitOK, shown.code, shown.stderr)
 	for _, want := range []string{
 		id, "orders", "http://127.0.0.1:9/hooks (its user info and query are not shown)", "payment.*, invoice.paid", "X-Api-Key, X-Team", "5s,2h0m0s", "object",
-		"3s", "ed25519", "sealed with k1", "enabled      yes",
+		"3s", "50 a second, and at most 63 in any second", "ed25519", "sealed with k1", "enabled      yes",
 	} {
 		require.Contains(t, shown.stdout, want)
 	}
@@ -173,11 +173,13 @@ func TestEveryPartOfAnEndpointCanBeSetShownAndChanged(t *testing.T) {
 	updated := did[shownEndpoint](t, "endpoints", "update", id, "--description", "refunds")
 	added.Description, added.UpdatedAt, added.Secret = "refunds", updated.UpdatedAt, ""
 	require.Equal(t, added, updated, "what is not given stays")
-	updated = did[shownEndpoint](t, "endpoints", "update", id, "--events", "", "--header", "X-Other: d", "--schedule", "minutes", "--ordering", "parallel", "--timeout", "10s")
+	updated = did[shownEndpoint](t, "endpoints", "update", id, "--events", "", "--header", "X-Other: d", "--schedule", "minutes", "--ordering", "parallel", "--timeout", "10s",
+		"--rate-limit", "none")
 	require.Empty(t, updated.EventTypes)
 	require.Equal(t, []string{"X-Other"}, updated.HeaderNames, "all headers are replaced")
 	require.Equal(t, delivery.Presets()["minutes"], updated.Schedule)
 	require.Equal(t, endpoint.Parallel, updated.Ordering)
+	require.Zero(t, updated.RateLimit)
 	require.Contains(t, hookline(t, "endpoints", "show", id).stdout, "minutes: 1m0s,2m0s,4m0s")
 	plain := hookline(t, "endpoints", "update", id, "--schedule", "default", "--no-headers", "--url", "http://127.0.0.1:9/")
 	require.Equal(t, exitOK, plain.code, plain.stderr)
@@ -195,12 +197,14 @@ func TestEveryWrongFlagOfAnEndpointIsNamed(t *testing.T) {
 	outside(t)
 	wrong := []string{
 		"--url", "http://10.0.0.1/hooks", "--events", "payment.suceeded", "--header", "no colon, s3cret", "--schedule", "5s,soon", "--ordering", "total", "--timeout", "soon",
+		"--rate-limit", "fast",
 	}
 	want := []string{
 		`--events: unknown event type "payment.suceeded": did you mean "payment.succeeded"?`,
 		"--header: header 1 has no colon: want 'Name: value'",
 		"--ordering: want parallel or object",
 		`--schedule: delay 2, "soon", is not a duration such as 30s, 5m or 2h; want a list of those, or one of day, minutes, standard`,
+		`--rate-limit: "fast" is neither a number of webhooks a second nor none`,
 		`--timeout: "soon" is not a duration such as 10s`,
 		"--url: blocked (address_private): the host's address is private",
 	}
@@ -219,7 +223,7 @@ func TestEveryWrongFlagOfAnEndpointIsNamed(t *testing.T) {
 	for _, each := range want {
 		require.Contains(t, got.stderr, each)
 	}
-	for flag, value := range map[string]string{"--timeout": "31s", "--header": "Webhook-Id: x", "--events": "*", "--url": "http://shop.example:9/", "--schedule": ""} {
+	for flag, value := range map[string]string{"--timeout": "31s", "--rate-limit": "1001", "--header": "Webhook-Id: x", "--events": "*", "--url": "http://shop.example:9/", "--schedule": ""} {
 		got = hookline(t, "endpoints", "update", id, flag, value)
 		require.Equal(t, exitUsage, got.code, flag)
 		require.Contains(t, got.stderr, "hookline endpoints: "+flag+": ", flag)

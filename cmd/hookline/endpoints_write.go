@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -19,7 +20,7 @@ import (
 type specFlags struct {
 	set *flag.FlagSet
 
-	url, description, events, schedule, ordering, timeout string
+	url, description, events, schedule, ordering, timeout, rateLimit string
 
 	headers []string
 	unknown bool
@@ -38,6 +39,7 @@ func addSpecFlags(fs *flag.FlagSet) *specFlags {
 	fs.StringVar(&f.schedule, "schedule", "", "`waits` between attempts, such as 5s,5m,2h, or a preset: standard, day, minutes; default is the deployment's")
 	fs.StringVar(&f.ordering, "ordering", "", "parallel or object `ordering`; object is kept for later, and sends in parallel yet (default parallel)")
 	fs.StringVar(&f.timeout, "timeout", "", "`duration` that an attempt may take, 1s to 30s (default 10s)")
+	fs.StringVar(&f.rateLimit, "rate-limit", "", "most `webhooks` a second, 1 to 1000; none is as many as there are (default none)")
 	return f
 }
 
@@ -76,9 +78,28 @@ func (f *specFlags) change() endpoint.Change {
 				return
 			}
 			c.Timeout = &timeout
+		case "rate-limit":
+			limit, err := readRateLimit(f.rateLimit)
+			if err != nil {
+				c.Wrong["rate_limit"] = err.Error()
+				return
+			}
+			c.RateLimit = &limit
 		}
 	})
 	return c
+}
+
+// readRateLimit reads 0 and none alike: no limit.
+func readRateLimit(text string) (int, error) {
+	if text == "none" {
+		return 0, nil
+	}
+	limit, err := strconv.Atoi(text)
+	if err != nil {
+		return 0, fmt.Errorf("%q is neither a number of webhooks a second nor none", text)
+	}
+	return limit, nil
 }
 
 func splitList(text string) []string {
@@ -138,7 +159,7 @@ func addEndpoint(ctx context.Context, args []string, stdout, stderr io.Writer) e
 	added, verifier, err := opened.Add(ctx, endpoint.Spec{
 		MerchantID: *merchant, URL: flags.url, Description: flags.description, EventTypes: value(change.EventTypes), UnknownTypes: flags.unknown,
 		Headers: value(change.Headers), Schedule: value(change.Schedule), Ordering: value(change.Ordering), Timeout: value(change.Timeout),
-		Secret: *secret, SecretKind: signing.Kind(*kind), Wrong: change.Wrong,
+		RateLimit: value(change.RateLimit), Secret: *secret, SecretKind: signing.Kind(*kind), Wrong: change.Wrong,
 	})
 	if err != nil {
 		return asUsage(err)

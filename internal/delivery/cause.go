@@ -36,6 +36,7 @@ const (
 	CauseInternal     Cause = "internal"        // a defect, a setting or the end of this process
 	CauseNotVisible   Cause = "not_visible"     // the event's row cannot be seen yet: no attempt was made
 	CauseNotStarted   Cause = "not_started"     // the batch's time was up before its turn: no attempt was made
+	CausePaced        Cause = "paced"           // the endpoint has a rate limit, and it was not the delivery's turn: no attempt was made
 	CauseOpen         Cause = "open"            // handed over while the endpoint had not answered yet
 	CausePhantom      Cause = "phantom"         // the event's transaction ended without the event's row
 	CauseNoEndpoint   Cause = "endpoint_gone"   // the endpoint was removed after the plan
@@ -103,6 +104,7 @@ var explanations = map[Cause]Explanation{
 	CauseInternal:     {"the attempt could not be made, for a reason that is not the endpoint's", "the operator finds the reason in the worker's log"},
 	CauseNotVisible:   {What: "the event's row cannot be read yet"},
 	CauseNotStarted:   {What: "there was no time left in the batch; it has a turn of its own"},
+	CausePaced:        {What: "the endpoint has a rate limit, and this is not its turn yet"},
 	CauseOpen:         {What: "the endpoint is still answering"},
 	CausePhantom:      {What: "the event was never committed"},
 	CauseNoEndpoint:   {What: "the endpoint was removed"},
@@ -143,7 +145,7 @@ func (c Cause) Explain() Explanation {
 // OfEndpoint reports whether a failure by this cause is the endpoint's own: only those count towards its being disabled.
 func (c Cause) OfEndpoint() bool {
 	switch c {
-	case CauseInternal, CauseSealed, CauseNoSecret, CauseNotVisible, CauseNotStarted, CauseOpen, CausePhantom, CauseNoEndpoint, CauseDisabled,
+	case CauseInternal, CauseSealed, CauseNoSecret, CauseNotVisible, CauseNotStarted, CausePaced, CauseOpen, CausePhantom, CauseNoEndpoint, CauseDisabled,
 		CauseDropped, CauseBodyTooLarge, CauseRecorded, CauseOK:
 		return false
 	case CauseSvixAccepted, CauseSvixUnconfirmed, CauseSvixUnreachable, CauseSvixTimeout, CauseSvixBusy, CauseSvixServerError, CauseSvixAnswer,

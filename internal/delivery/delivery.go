@@ -256,6 +256,12 @@ type AttemptList struct {
 	EndpointID uuid.UUID `json:"endpoint_id"`
 	Number     int       `json:"attempt"`
 	Tickets    []Ticket  `json:"deliveries"`
+	// SlotUS is the slot of the first ticket at an endpoint with a rate limit, in Unix time; each further one's is EveryUS
+	// later. 0 where there is no limit, or no slot yet.
+	SlotUS  int64 `json:"slot_unix_us,omitempty"`
+	EveryUS int64 `json:"every_us,omitempty"`
+	// LeadMS is how long before its slot a request may be begun: its connection is made meanwhile.
+	LeadMS int64 `json:"lead_ms,omitempty"`
 }
 
 // AttemptLists sorts deliveries that are due now into lists.

@@ -43,6 +43,7 @@ type Spec struct {
 	Schedule     delivery.Schedule // nil is the deployment's
 	Ordering     Ordering          // empty is Parallel
 	Timeout      time.Duration     // of one attempt; 0 is DefaultTimeout
+	RateLimit    int               // webhooks a second; 0 is as many as there are
 	Secret       string            // as signing.ParseSecret reads it; empty draws one
 	SecretKind   signing.Kind      // of the one that is drawn; empty is HMAC
 	// Wrong is what whoever read the request found wrong already, by field: it is named together with the rest.
@@ -59,6 +60,7 @@ type Change struct {
 	Schedule     *delivery.Schedule // of nothing is the deployment's
 	Ordering     *Ordering
 	Timeout      *time.Duration
+	RateLimit    *int
 	Wrong        map[string]string // as a Spec's
 }
 
@@ -78,6 +80,7 @@ type Endpoint struct {
 	Schedule       delivery.Schedule `json:"retry_schedule,omitempty"` // absent is the deployment's
 	Ordering       Ordering          `json:"ordering"`
 	TimeoutMS      int64             `json:"timeout_ms"`
+	RateLimit      int               `json:"rate_limit,omitempty"` // webhooks a second; absent is as many as there are
 	Enabled        bool              `json:"enabled"`
 	DisabledAt     *time.Time        `json:"disabled_at,omitempty"`
 	DisabledReason string            `json:"disabled_reason,omitempty"`

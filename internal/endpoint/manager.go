@@ -128,7 +128,7 @@ func (m *Manager) same(row Row, spec Spec) (bool, error) {
 	return before.MerchantID == spec.MerchantID && before.URL == spec.URL && before.Description == spec.Description &&
 		slices.Equal(before.EventTypes, spec.EventTypes) && maps.Equal(before.Headers, spec.Headers) &&
 		slices.Equal(before.Schedule, spec.Schedule) && before.Ordering == spec.Ordering && before.Timeout == spec.Timeout &&
-		secret == spec.Secret, nil
+		before.RateLimit == spec.RateLimit && secret == spec.Secret, nil
 }
 
 func (m *Manager) insert(ctx context.Context, id uuid.UUID, spec Spec) (Endpoint, string, error) {
@@ -166,7 +166,7 @@ func (m *Manager) fill(row *Row, spec Spec) error {
 		return err
 	}
 	row.MerchantID, row.Description, row.EventTypes, row.HeaderNames = spec.MerchantID, spec.Description, spec.EventTypes, slices.Sorted(maps.Keys(spec.Headers))
-	row.Schedule, row.Ordering, row.TimeoutMS = spec.Schedule, spec.Ordering, spec.Timeout.Milliseconds()
+	row.Schedule, row.Ordering, row.TimeoutMS, row.RateLimit = spec.Schedule, spec.Ordering, spec.Timeout.Milliseconds(), spec.RateLimit
 	return nil
 }
 
@@ -184,6 +184,7 @@ func (m *Manager) spec(row Row) (Spec, error) {
 	return Spec{
 		MerchantID: row.MerchantID, URL: whole, Description: row.Description, EventTypes: row.EventTypes, Headers: headers,
 		Schedule: row.Schedule, Ordering: row.Ordering, Timeout: time.Duration(row.TimeoutMS) * time.Millisecond,
+		RateLimit: row.RateLimit,
 	}.withDefaults(), nil
 }
 
@@ -282,6 +283,7 @@ func (m *Manager) Update(ctx context.Context, id uuid.UUID, change Change) (Endp
 	set(&checked.Schedule, change.Schedule)
 	set(&checked.Ordering, change.Ordering)
 	set(&checked.Timeout, change.Timeout)
+	set(&checked.RateLimit, change.RateLimit)
 	set(&checked.EventTypes, change.EventTypes)
 	// A filter that is not changed was right when it was made.
 	checked.UnknownTypes = change.UnknownTypes || change.EventTypes == nil

@@ -28,7 +28,7 @@ func shop() endpoint.Spec {
 	return endpoint.Spec{
 		MerchantID: "m", URL: "https://jane:s3cr3t-pass@shop.example/hooks?token=t0k3n&a=b", Description: "orders",
 		EventTypes: []string{"payment.*", "invoice.paid"}, Headers: map[string]string{"X-Api-Key": "h34der-value", "X-Team": "w3bh00ks"},
-		Schedule: delivery.Schedule{5 * time.Second, time.Minute}, Ordering: endpoint.PerObject, Timeout: 7 * time.Second,
+		Schedule: delivery.Schedule{5 * time.Second, time.Minute}, Ordering: endpoint.PerObject, Timeout: 7 * time.Second, RateLimit: 20,
 		Secret: endpointtest.Secret,
 	}
 }
@@ -205,6 +205,7 @@ func TestPutWritesNothingWhereNothingChanges(t *testing.T) {
 		"schedule":    func(s *endpoint.Spec) { s.Schedule = nil },
 		"ordering":    func(s *endpoint.Spec) { s.Ordering = "" },
 		"timeout":     func(s *endpoint.Spec) { s.Timeout = 0 },
+		"rate limit":  func(s *endpoint.Spec) { s.RateLimit = 0 },
 		"secret":      func(s *endpoint.Spec) { s.Secret = newSecret(t) },
 	} {
 		alter(&spec)
@@ -261,9 +262,9 @@ func TestUpdateChangesWhatIsGivenAndNothingElse(t *testing.T) {
 	require.Equal(t, shown, updated)
 
 	url, types, headers, schedule := "http://shop.example/", []string{}, map[string]string{}, delivery.Schedule{}
-	ordering, timeout := endpoint.Parallel, 3*time.Second
+	ordering, timeout, none := endpoint.Parallel, 3*time.Second, 0
 	updated, err = m.Update(t.Context(), id, endpoint.Change{
-		URL: &url, EventTypes: &types, Headers: &headers, Schedule: &schedule, Ordering: &ordering, Timeout: &timeout,
+		URL: &url, EventTypes: &types, Headers: &headers, Schedule: &schedule, Ordering: &ordering, Timeout: &timeout, RateLimit: &none,
 	})
 	require.NoError(t, err)
 	require.False(t, updated.HasCredentials)
@@ -273,6 +274,7 @@ func TestUpdateChangesWhatIsGivenAndNothingElse(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, url, after.URL)
 	require.Equal(t, timeout, after.Timeout)
+	require.Equal(t, 20, updated.RateLimit+shown.RateLimit, "0 is no limit")
 	require.Equal(t, before.Secrets, after.Secrets)
 	_, err = m.Update(t.Context(), uuid.New(), endpoint.Change{})
 	require.Equal(t, fault.NotFound, fault.ClassOf(err))
@@ -342,12 +344,12 @@ func TestEveryFieldThatIsWrongIsNamed(t *testing.T) {
 	})
 	bad := endpoint.Spec{
 		URL: "https://shop.example/", Description: strings.Repeat("d", 1001), EventTypes: []string{"x"}, Headers: map[string]string{"a": "b"},
-		Ordering: "total", Timeout: 31 * time.Second, Secret: "whsec_short", SecretKind: "rsa", Wrong: map[string]string{"retry_schedule": "is none"},
+		Ordering: "total", Timeout: 31 * time.Second, RateLimit: -1, Secret: "whsec_short", SecretKind: "rsa", Wrong: map[string]string{"retry_schedule": "is none"},
 	}
 	_, _, err := m.Add(t.Context(), bad)
 	require.Equal(t, map[string]string{
 		"merchant_id": "want 1 to 64 characters of A-Z, a-z, 0-9, dot, dash and underscore", "url": "not that one", "description": "want at most 1000 bytes", "event_types": "not that one",
-		"headers": "not that one", "ordering": "want parallel or object", "timeout": "want 1s to 30s",
+		"headers": "not that one", "ordering": "want parallel or object", "timeout": "want 1s to 30s", "rate_limit": "want 1 to 1000 webhooks a second, or 0 for no limit",
 		"secret": "want whsec_ and the base64 of 24 to 64 bytes", "secret_kind": "want hmac or ed25519", "retry_schedule": "is none",
 	}, fieldsOf(t, err))
 	require.Error(t, m.Put(t.Context(), uuid.New(), bad))
@@ -407,6 +409,8 @@ func TestBoundsOfAnEndpoint(t *testing.T) {
 		"the shortest time-out":    {func(s *endpoint.Spec) { s.Timeout = time.Second }, ""},
 		"a shorter time-out":       {func(s *endpoint.Spec) { s.Timeout = time.Second - 1 }, "timeout"},
 		"the longest time-out":     {func(s *endpoint.Spec) { s.Timeout = 30 * time.Second }, ""},
+		"the highest rate limit":   {func(s *endpoint.Spec) { s.RateLimit = 1000 }, ""},
+		"a higher rate limit":      {func(s *endpoint.Spec) { s.RateLimit = 1001 }, "rate_limit"},
 		"a private key to sign by": {func(s *endpoint.Spec) { s.Secret, _ = signing.NewSecret(signing.Ed25519) }, ""},
 		"a public key to sign by":  {func(s *endpoint.Spec) { s.Secret = "whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4=" }, "secret"},
 	} {

@@ -23,6 +23,7 @@ const (
 	maxHeaderBytes      = 4 << 10 // of all values
 	minTimeout          = time.Second
 	maxTimeout          = 30 * time.Second
+	maxRateLimit        = 1000 // the pacer of one endpoint hands out slots one list after the other
 )
 
 // Rules are what others know about what an endpoint may be. Each returns what is wrong, in words for whoever asked for it.
@@ -57,6 +58,9 @@ func (r Rules) check(ctx context.Context, s Spec) error {
 	}
 	if s.Timeout < minTimeout || s.Timeout > maxTimeout {
 		problems["timeout"] = fmt.Sprintf("want %s to %s", minTimeout, maxTimeout)
+	}
+	if s.RateLimit < 0 || s.RateLimit > maxRateLimit {
+		problems["rate_limit"] = fmt.Sprintf("want 1 to %d webhooks a second, or 0 for no limit", maxRateLimit)
 	}
 	if s.Ordering != Parallel && s.Ordering != PerObject {
 		problems["ordering"] = fmt.Sprintf("want %s or %s", Parallel, PerObject)

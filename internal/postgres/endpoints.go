@@ -30,9 +30,10 @@ const maxPerMerchant = 100
 
 const insertEndpoint = `
 insert into delivery.endpoints
-    (id, merchant_id, url, url_sealed, description, event_types, header_names, headers_sealed, retry_delays_ms, ordering, timeout_ms)
-select $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11
- where (select count(*) from delivery.endpoints where merchant_id = $2) < $12`
+    (id, merchant_id, url, url_sealed, description, event_types, header_names, headers_sealed, retry_delays_ms, ordering, timeout_ms,
+     rate_limit)
+select $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, nullif($12, 0)
+ where (select count(*) from delivery.endpoints where merchant_id = $2) < $13`
 
 const insertSecret = `insert into delivery.endpoint_secrets (id, endpoint_id, sealed) values ($2, $1, $3)`
 
@@ -66,7 +67,7 @@ func columns(row endpoint.Row) []any {
 	}
 	return []any{
 		[16]byte(row.ID), row.MerchantID, row.URL, row.URLSealed, row.Description, notNull(row.EventTypes), notNull(row.HeaderNames),
-		row.HeadersSealed, delays, string(row.Ordering), row.TimeoutMS,
+		row.HeadersSealed, delays, string(row.Ordering), row.TimeoutMS, row.RateLimit,
 	}
 }
 
@@ -79,7 +80,7 @@ func notNull(list []string) []string {
 
 const selectEndpoints = `
 select e.id, e.merchant_id, e.url, e.url_sealed, e.description, e.event_types, e.header_names, e.headers_sealed, e.retry_delays_ms,
-       e.ordering, e.timeout_ms, e.enabled, e.disabled_at, coalesce(e.disabled_reason, ''), f.since, e.created_at, e.updated_at, e.revision,
+       e.ordering, e.timeout_ms, coalesce(e.rate_limit, 0), e.enabled, e.disabled_at, coalesce(e.disabled_reason, ''), f.since, e.created_at, e.updated_at, e.revision,
        array_agg(s.id order by s.created_at desc, s.id desc) filter (where s.id is not null),
        array_agg(s.sealed order by s.created_at desc, s.id desc) filter (where s.id is not null),
        array_agg(s.created_at order by s.created_at desc, s.id desc) filter (where s.id is not null),
@@ -130,7 +131,7 @@ func scanEndpoint(row pgx.CollectableRow) (endpoint.Row, error) {
 		expires   []*time.Time
 	)
 	err := row.Scan((*[16]byte)(&e.ID), &e.MerchantID, &e.URL, &e.URLSealed, &e.Description, &e.EventTypes, &e.HeaderNames, &e.HeadersSealed, &delays,
-		&e.Ordering, &e.TimeoutMS, &e.Enabled, &e.DisabledAt, &e.DisabledReason, &e.FailingSince, &e.CreatedAt, &e.UpdatedAt, &e.Revision,
+		&e.Ordering, &e.TimeoutMS, &e.RateLimit, &e.Enabled, &e.DisabledAt, &e.DisabledReason, &e.FailingSince, &e.CreatedAt, &e.UpdatedAt, &e.Revision,
 		&secretIDs, &sealed, &created, &expires)
 	e.Schedule, e.HasCredentials = scheduleOf(delays), e.URLSealed != nil
 	e.Secrets = make([]endpoint.Secret, len(sealed))
@@ -143,8 +144,9 @@ func scanEndpoint(row pgx.CollectableRow) (endpoint.Row, error) {
 
 const replaceEndpoint = `
 update delivery.endpoints set merchant_id = $2, url = $3, url_sealed = $4, description = $5, event_types = $6, header_names = $7,
-       headers_sealed = $8, retry_delays_ms = $9, ordering = $10, timeout_ms = $11
- where id = $1 and revision = $12`
+       headers_sealed = $8, retry_delays_ms = $9, ordering = $10, timeout_ms = $11,
+       rate_limit = nullif($12, 0)
+ where id = $1 and revision = $13`
 
 // Replace writes all of the row but its secrets and whether it is enabled. A fault.Conflict says that somebody changed the
 // endpoint since the row was read.

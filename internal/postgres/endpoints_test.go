@@ -26,7 +26,7 @@ func storedRow(merchant string) endpoint.Row {
 	return endpoint.Row{
 		Endpoint: endpoint.Endpoint{
 			ID: uuid.New(), MerchantID: merchant, URL: "https://shop.example/hooks", Description: "d", EventTypes: []string{"payment.*"},
-			HeaderNames: []string{"X-Api-Key"}, Schedule: delivery.Schedule{time.Second, time.Hour}, Ordering: endpoint.PerObject, TimeoutMS: 7000,
+			HeaderNames: []string{"X-Api-Key"}, Schedule: delivery.Schedule{time.Second, time.Hour}, Ordering: endpoint.PerObject, TimeoutMS: 7000, RateLimit: 20,
 		},
 		URLSealed: &url, HeadersSealed: &headers,
 		Sealed: []endpoint.SealedSecret{{ID: uuid.New(), Sealed: "k1.secret"}},
