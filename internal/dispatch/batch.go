@@ -21,6 +21,7 @@ type batch struct {
 	claimedAt time.Time
 	lane      lane
 	budget    time.Duration
+	slots     slots
 	events    chan batchEvent
 
 	mu      sync.Mutex
@@ -69,7 +70,7 @@ func (b *batch) lost(key delivery.Key) { b.events <- batchEvent{key: key} }
 
 // deliver makes the attempts of the claims, writes down how they ended, and returns one line each, beside what the result
 // so far has. It errs only before anything was sent.
-func (d *Dispatcher) deliver(ctx context.Context, owner string, claims []delivery.Claim, so Result, payload fetch, claimedAt time.Time, lane lane) (Result, error) {
+func (d *Dispatcher) deliver(ctx context.Context, owner string, claims []delivery.Claim, so Result, slots slots, payload fetch, claimedAt time.Time, lane lane) (Result, error) {
 	if len(claims) == 0 {
 		return so, nil
 	}
@@ -78,7 +79,7 @@ func (d *Dispatcher) deliver(ctx context.Context, owner string, claims []deliver
 		return Result{}, err
 	}
 	b := &batch{
-		d: d, owner: owner, claimedAt: claimedAt, lane: lane, budget: Budget, jitters: map[jitterKey]float64{},
+		d: d, owner: owner, claimedAt: claimedAt, lane: lane, slots: slots, budget: Budget, jitters: map[jitterKey]float64{},
 		events: make(chan batchEvent, len(claims)), // each claim ends once: who tells the batch never waits for it
 	}
 	if lane == slow && d.exchanges.isSlow(claims[0].EndpointID) {
@@ -94,6 +95,16 @@ func (d *Dispatcher) deliver(ctx context.Context, owner string, claims []deliver
 		endpoint, found := endpoints[claim.EndpointID]
 		if outcome, is := unfit(claim, endpoint, found); is {
 			done = append(done, outcome)
+			continue
+		}
+		if slot, _ := slots.of(claim.Key); endpoint.RateLimit > 0 && slot.IsZero() {
+			// A request that is under way here already has had its slot: its answer is what is wanted.
+			if d.exchanges.join(claim, b) {
+				open[claim.Key] = claim
+				continue
+			}
+			d.metrics.paced.WithLabelValues(pacedNoSlot).Inc()
+			done = append(done, outOfTurn(claim, 0))
 			continue
 		}
 		if lane == fast && d.exchanges.isSlow(claim.EndpointID) {
@@ -117,7 +128,7 @@ func (d *Dispatcher) deliver(ctx context.Context, owner string, claims []deliver
 	if len(late) > 0 {
 		d.running.Go(func() { b.await(late, endpoints) })
 	}
-	lines := b.gather(done, open, endpoints)
+	lines := withLimits(b.gather(done, open, endpoints), endpoints)
 	so.Deliveries = append(so.Deliveries, lines...)
 	so.wakeAfter(lines, claims, endpoints)
 	return so, nil
@@ -205,6 +216,8 @@ func (d *Dispatcher) outcome(result exchangeResult, jitter float64) delivery.Out
 		// Kept back: the claim was taken away, and then this is void, or the ledger did not answer.
 		outcome.Attempted = false
 		outcome.State, outcome.Next, outcome.RetryIn = delivery.Retrying, claim.Number, Budget
+	case delivery.CausePaced:
+		return outOfTurn(claim, response.Latency)
 	case delivery.CauseGone:
 		// The ledger disables the endpoint in the statement that writes this down. When it is enabled again the delivery
 		// goes on.
@@ -265,7 +278,11 @@ func (b *batch) start(claim delivery.Claim, endpoint delivery.Endpoint, p event.
 		message = &rendered
 		messages[claim.EventID] = message
 	}
-	b.d.exchange(&exchange{claim: claim, endpoint: endpoint, message: *message, occurred: p.OccurredAt, holder: b}, b.claimedAt)
+	e := &exchange{claim: claim, endpoint: endpoint, message: *message, occurred: p.OccurredAt, holder: b}
+	if endpoint.RateLimit > 0 {
+		e.slot, e.lead = b.slots.of(claim.Key)
+	}
+	b.d.exchange(e, b.claimedAt)
 	return outcome, false
 }
 

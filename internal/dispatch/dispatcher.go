@@ -31,6 +31,7 @@ type ledger interface {
 	Record(ctx context.Context, owner string, outcomes []delivery.Outcome) error
 	Endpoints(ctx context.Context, ids []uuid.UUID) ([]delivery.Endpoint, error)
 	Bury(ctx context.Context, record delivery.DeadRecord) error
+	Park(ctx context.Context, endpointID uuid.UUID, tickets []delivery.Ticket, cause delivery.Cause) error
 }
 
 // payloads tells what an attempt sends.
@@ -139,7 +140,7 @@ func (d *Dispatcher) Process(ctx context.Context, owner string, refs []event.Ref
 	if payload.err != nil && len(p.claims) > 0 {
 		return Result{}, payload.err
 	}
-	return d.deliver(ctx, owner, p.claims, p.so, payload, claimedAt, fast)
+	return d.deliver(ctx, owner, p.claims, p.so, slots{}, payload, claimedAt, fast)
 }
 
 // plan is what there is to do about a batch of events.
@@ -246,11 +247,14 @@ func (d *Dispatcher) Attempt(ctx context.Context, owner string, list delivery.At
 	if len(due) == 0 {
 		return so, nil
 	}
+	if list.SlotUS == 0 && endpoints[list.EndpointID].RateLimit > 0 {
+		asked = nil // it is not their turn
+	}
 	payload := d.fetch(ctx, asked)
 	if payload.err != nil {
 		return Result{}, payload.err
 	}
-	return d.deliver(ctx, owner, due, so, payload, claimedAt, slow)
+	return d.deliver(ctx, owner, due, so, slotsOf(list), payload, claimedAt, slow)
 }
 
 func (d *Dispatcher) afterWatchdog(claim delivery.Claim, endpoints map[uuid.UUID]delivery.Endpoint, jitter float64) delivery.Outcome {

@@ -28,6 +28,9 @@ type exchange struct {
 	// meanwhile gets the answer instead of making another request.
 	answer *deliver.Response
 	kept   bool // kept back: it must not start any more
+	// slot is when it is to start, where its endpoint has a rate limit, and lead how long before it is begun; zero otherwise.
+	slot time.Time
+	lead time.Duration
 }
 
 // holder is told how an exchange ended.
@@ -170,8 +173,10 @@ func (d *Dispatcher) exchange(e *exchange, claimedAt time.Time) {
 	d.running.Go(func() {
 		response := d.post(e, claimedAt)
 		h, claim := d.exchanges.answered(e, response)
-		d.metrics.attempts.WithLabelValues(string(response.Cause)).Inc()
-		d.metrics.latency.Observe(response.Latency.Seconds())
+		if response.Cause != delivery.CausePaced {
+			d.metrics.attempts.WithLabelValues(string(response.Cause)).Inc()
+			d.metrics.latency.Observe(response.Latency.Seconds())
+		}
 		if response.Cause == delivery.CauseOK {
 			d.metrics.acknowledged(claim, e.occurred)
 		}
@@ -186,15 +191,26 @@ func (d *Dispatcher) post(e *exchange, claimedAt time.Time) (response deliver.Re
 			response = deliver.Response{Cause: delivery.CauseInternal, Sent: true}
 		}
 	}()
+	if !e.slot.IsZero() {
+		return d.postInSlot(e, claimedAt)
+	}
 	return d.poster.Post(d.lifetime, e.endpoint, e.message, e.claim.Number, func() error {
-		if err := d.renew(e, claimedAt); err != nil {
-			return err
-		}
-		if !d.exchanges.mayStart(e) {
-			return errNotHeld
-		}
-		return nil
+		return d.mayStart(e, claimedAt, func() error { return nil })
 	})
+}
+
+// mayStart is the guard of a request: it starts where its claim holds, and the last word is nothing against it.
+func (d *Dispatcher) mayStart(e *exchange, claimedAt time.Time, last func() error) error {
+	if err := d.renew(e, claimedAt); err != nil {
+		return err
+	}
+	if err := last(); err != nil {
+		return err
+	}
+	if !d.exchanges.mayStart(e) {
+		return errNotHeld
+	}
+	return nil
 }
 
 // renew looks whether the exchange's claim still holds where it is older than a post may be: the endpoint's server

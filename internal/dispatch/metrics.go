@@ -13,6 +13,7 @@ type dispatchMetrics struct {
 	outcomes    *prometheus.CounterVec
 	attempts    *prometheus.CounterVec
 	dead        *prometheus.CounterVec
+	paced       *prometheus.CounterVec
 	latency     prometheus.Histogram
 	batchEvents prometheus.Histogram
 	stepSeconds prometheus.Histogram
@@ -33,6 +34,9 @@ func newMetrics(registry prometheus.Registerer) *dispatchMetrics {
 		dead: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "hookline_dead_records_total", Help: "Records that cannot become a delivery, by reason.",
 		}, []string{"reason"}),
+		paced: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "hookline_paced_total", Help: "Deliveries at endpoints with a rate limit whose turn it was not, by why.",
+		}, []string{"why"}),
 		latency: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "hookline_attempt_duration_seconds", Help: "From the start of an attempt to the last byte read of its answer.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
@@ -53,7 +57,10 @@ func newMetrics(registry prometheus.Registerer) *dispatchMetrics {
 	for _, attempt := range []string{firstAttempt, laterAttempt} {
 		m.commitToAck.WithLabelValues(attempt)
 	}
-	registry.MustRegister(m.planned, m.outcomes, m.attempts, m.dead, m.latency, m.batchEvents, m.stepSeconds, m.commitToAck)
+	for _, why := range []string{pacedNoSlot, pacedLate, pacedParked} {
+		m.paced.WithLabelValues(why)
+	}
+	registry.MustRegister(m.planned, m.outcomes, m.attempts, m.dead, m.paced, m.latency, m.batchEvents, m.stepSeconds, m.commitToAck)
 	return m
 }
 

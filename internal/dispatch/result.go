@@ -27,7 +27,8 @@ type Line struct {
 	State      delivery.State `json:"state"`
 	Cause      delivery.Cause `json:"cause"`
 	StatusCode int            `json:"status_code,omitempty"`
-	LatencyMS  int64          `json:"latency_ms"`
+	LatencyMS  int64          `json:"latency_ms"`           // of one that was late for its slot, how long before that it should have begun
+	RateLimit  int            `json:"rate_limit,omitempty"` // of one that goes to its endpoint's pacer
 	Next       int            `json:"next_attempt,omitempty"`
 	RetryInMS  int64          `json:"retry_in_ms,omitempty"`
 	Attempted  bool           `json:"attempted,omitempty"`
@@ -53,7 +54,7 @@ func (r Result) FollowUps() []FollowUp {
 	var out []FollowUp
 	at := map[due]int{} // index of the list that is being filled
 	for _, line := range r.Deliveries {
-		if line.State != delivery.Retrying {
+		if line.State != delivery.Retrying || line.RateLimit > 0 {
 			continue
 		}
 		key := due{line.EndpointID, line.Next, line.RetryInMS}
@@ -120,6 +121,33 @@ func sequenceOf(claim delivery.Claim, endpoint delivery.Endpoint) (delivery.Sequ
 		return delivery.Sequence{}, false
 	}
 	return delivery.Sequence{EndpointID: claim.EndpointID, ObjectType: claim.Object.Type, ObjectID: claim.Object.ID}, true
+}
+
+// Pace returns what to ask the endpoints' pacers for, in lists of at most delivery.MaxTickets. It is a function of the
+// journaled result alone, as FollowUps is.
+func (r Result) Pace() []delivery.PaceRequest {
+	type same struct {
+		endpoint uuid.UUID
+		number   int
+	}
+	var out []delivery.PaceRequest
+	at := map[same]int{} // index of the list that is being filled
+	for _, line := range r.Deliveries {
+		if line.RateLimit == 0 {
+			continue
+		}
+		key := same{line.EndpointID, line.Next}
+		i, found := at[key]
+		if !found || len(out[i].List.Tickets) == delivery.MaxTickets {
+			i = len(out)
+			at[key] = i
+			out = append(out, delivery.PaceRequest{List: delivery.AttemptList{EndpointID: key.endpoint, Number: key.number}, Rate: line.RateLimit})
+		}
+		out[i].LeadMS = max(out[i].LeadMS, line.LatencyMS)
+		out[i].List.Tickets = append(out[i].List.Tickets,
+			delivery.Ticket{EventID: line.EventID, Generation: line.Generation, Epoch: line.Epoch})
+	}
+	return out
 }
 
 // Unrecorded reports whether a record step is needed.

@@ -399,6 +399,31 @@ func (l *Ledger) Record(ctx context.Context, owner string, outcomes []delivery.O
 	return nil
 }
 
+const parkTickets = `
+update delivery.deliveries d set state = 'parked', next_attempt_at = null, last_cause = $5
+  from unnest($2::uuid[], $3::bigint[], $4::bigint[]) as t (event_id, generation, epoch)
+ where d.event_id = t.event_id and d.endpoint_id = $1 and d.generation = t.generation
+   and d.epoch = t.epoch and d.state = 'retrying' and d.owner is null`
+
+// Park takes the attempts away that the tickets are for, where the tickets are still valid: the deliveries wait for their
+// endpoint's drainer.
+func (l *Ledger) Park(ctx context.Context, endpointID uuid.UUID, tickets []delivery.Ticket, cause delivery.Cause) error {
+	ids, generations, epochs := columnsOf(tickets)
+	_, err := l.pool.Exec(ctx, parkTickets, [16]byte(endpointID), ids, generations, epochs, string(cause))
+	if err != nil {
+		return classify("parking deliveries", err)
+	}
+	return nil
+}
+
+func columnsOf(tickets []delivery.Ticket) (ids [][16]byte, generations, epochs []int64) { //nolint:nonamedreturns // two of them are easily confused
+	// Sorted, so that two processes that write about the same rows lock them in the same order.
+	for _, ticket := range slices.SortedFunc(slices.Values(tickets), func(a, b delivery.Ticket) int { return slices.Compare(a.EventID[:], b.EventID[:]) }) {
+		ids, generations, epochs = append(ids, ticket.EventID), append(generations, ticket.Generation), append(epochs, ticket.Epoch)
+	}
+	return ids, generations, epochs
+}
+
 const readEndpoints = `
 select e.id, e.merchant_id, e.url, e.url_sealed, e.headers_sealed, e.enabled, e.timeout_ms, e.retry_delays_ms, e.revision,
        e.ordering = 'object', coalesce(e.rate_limit, 0), e.circuit, e.circuit_opens,

@@ -607,6 +607,25 @@ func requireTaken(t *testing.T, e event.Operational) {
 	require.NoError(t, kind.ValidateData(e.Data))
 }
 
+func TestNoMoreIsUnparkedThanARateLimitLetsThrough(t *testing.T) {
+	t.Parallel()
+	b := newBooks(t)
+	ctx := t.Context()
+	id := b.endpoint(t, "m")
+	manager := endpointtest.NewManager(t, b.all)
+	limit := 1
+	_, err := manager.Update(ctx, id, endpoint.Change{RateLimit: &limit})
+	require.NoError(t, err)
+	require.NoError(t, manager.Disable(ctx, id))
+	_, _, err = b.Plan(ctx, "inv-1", route, refs("m", 15))
+	require.NoError(t, err)
+	_, err = manager.Enable(ctx, id, false)
+	require.NoError(t, err)
+	taken, err := b.Unpark(ctx, 100)
+	require.NoError(t, err)
+	require.Len(t, taken, 10, "what can have a slot within 10 s")
+}
+
 func TestParkedDeliveriesWaitForTheirEndpoint(t *testing.T) {
 	t.Parallel()
 	b := newBooks(t)

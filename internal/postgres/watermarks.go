@@ -176,7 +176,8 @@ func (l *Ledger) taken(ctx context.Context, doing, statement string, args ...any
 }
 
 // unpark finds the endpoints that have parked deliveries by skipping along the index of those, from one endpoint to the next:
-// nearly always there are none.
+// nearly always there are none. Of one with a rate limit it takes no more than can have a slot soon: the rest would be parked
+// again.
 const unpark = `
 with recursive holders (id) as (
     (select endpoint_id from delivery.deliveries where state = 'parked' order by endpoint_id limit 1)
@@ -184,7 +185,7 @@ with recursive holders (id) as (
     select (select d.endpoint_id from delivery.deliveries d where d.state = 'parked' and d.endpoint_id > h.id order by d.endpoint_id limit 1)
       from holders h where h.id is not null
 ), healthy as (
-    select h.id, count(*) over () as n from holders h left join delivery.endpoints e on e.id = h.id
+    select h.id, coalesce(e.rate_limit * 10, $1) as most, count(*) over () as n from holders h left join delivery.endpoints e on e.id = h.id
      where h.id is not null
        and (e.id is null or e.enabled
             and coalesce(split_part(e.url_sealed, '.', 1) = any($2), true) and coalesce(split_part(e.headers_sealed, '.', 1) = any($2), true)
@@ -193,9 +194,9 @@ with recursive holders (id) as (
                                and position('.' in s.sealed) > 0 and not split_part(s.sealed, '.', 1) = any($2)))
 ), chosen as (
     select p.event_id, p.endpoint_id, p.generation
-      from (select id, n from healthy order by random() limit $1) h cross join lateral (
+      from (select id, n, most from healthy order by random() limit $1) h cross join lateral (
            select event_id, endpoint_id, generation from delivery.deliveries d
-            where d.endpoint_id = h.id and d.state = 'parked' order by d.event_id limit greatest(1, $1 / h.n)) p
+            where d.endpoint_id = h.id and d.state = 'parked' order by d.event_id limit least(h.most, greatest(1, $1 / h.n))) p
 )
 update delivery.deliveries d set epoch = d.epoch + 1, owner = null, state = 'retrying', next_attempt_at = clock_timestamp()
   from chosen c

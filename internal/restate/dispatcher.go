@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/google/uuid"
 	sdk "github.com/restatedev/sdk-go"
 	"github.com/restatedev/sdk-go/encoding"
 	"github.com/restatedev/sdk-go/server"
@@ -44,6 +45,7 @@ type workflow interface {
 	Release(ctx context.Context, owner string, s delivery.Sequence) ([]delivery.AttemptList, error)
 	Record(ctx context.Context, owner string, result dispatch.Result) error
 	Bury(ctx context.Context, record delivery.DeadRecord) error
+	Park(ctx context.Context, endpointID uuid.UUID, tickets []delivery.Ticket) error
 }
 
 // Batch is the input of Process: pointers to events, nothing of what they say.
@@ -82,6 +84,7 @@ func Handler(w workflow, c *Callbacks, cfg HandlerConfig, log *slog.Logger) (htt
 		Handler(AttemptHandler, sdk.NewServiceHandler(d.attempt, sdk.WithDocumentation("Makes the attempts of a list that are due.")))
 	restateServer := server.NewRestate().WithLogger(warnings{log.Handler()}, true).WithIdentityV1(cfg.IdentityKeys...).Bind(definition)
 	restateServer.Bind((&sequencer{workflow: w}).definition(slices.Concat(options, retention)...))
+	restateServer.Bind((&pacer{workflow: w, log: log}).definition(slices.Concat(options, retention)...))
 	for _, each := range c.definitions(options...) {
 		restateServer.Bind(each)
 	}
@@ -189,6 +192,9 @@ func (d *dispatcher) step(ctx sdk.Context, do func(context.Context, string) (dis
 		sdk.ServiceSend(ctx, DispatcherService, AttemptHandler).Send(next.List, sdk.WithDelay(next.Delay))
 	}
 	wake(ctx, result.Wake)
+	for _, request := range result.Pace() {
+		sdk.ObjectSend(ctx, PacerService, request.List.EndpointID.String(), BookHandler).Send(request)
+	}
 	return nil
 }
 

@@ -69,6 +69,8 @@ func (b *book) Endpoints(context.Context, []uuid.UUID) ([]delivery.Endpoint, err
 	return []delivery.Endpoint{b.endpoint}, nil
 }
 
+func (*book) Park(context.Context, uuid.UUID, []delivery.Ticket, delivery.Cause) error { return nil }
+
 func (*book) Bury(context.Context, delivery.DeadRecord) error { return nil }
 
 // vault is a data-service whose payloads hold what nobody else may see.

@@ -152,6 +152,7 @@ func ourHandlers() map[string][]string {
 	return map[string][]string{
 		DispatcherService: {ProcessHandler, AttemptHandler},
 		SequencerService:  {WakeHandler},
+		PacerService:      {BookHandler},
 		RouterService:     {StripeEventHandler, EventHandler, RedriveHandler},
 		TrackerService:    {ApplyHandler, HistoryHandler},
 	}

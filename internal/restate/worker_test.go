@@ -97,6 +97,8 @@ func (s *scripts) Bury(_ context.Context, record delivery.DeadRecord) error {
 	return do(record)
 }
 
+func (*scripts) Park(context.Context, uuid.UUID, []delivery.Ticket) error { return errNoScript }
+
 func (s *scripts) onProcess(id uuid.UUID, do func(ctx context.Context, owner string, refs []event.Ref) (dispatch.Result, error)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
