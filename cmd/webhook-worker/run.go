@@ -65,7 +65,7 @@ func run(ctx context.Context, cfg config, log *slog.Logger) error {
 	dispatcher := dispatch.New(ctx, dispatch.Config{
 		Route: cfg.DefaultRoute, Schedule: cfg.RetrySchedule, Jitter: cfg.RetryJitter, WakeFunc: calls.Wake,
 	}, ledger, data, client, log, registry)
-	callbacks := restate.NewCallbacks(cfg.CallbackSecrets, api, dispatcher, ledger, log, registry)
+	callbacks := restate.NewCallbacks(cfg.CallbackSecrets, api, dispatcher, ledger, ledger, log, registry)
 	handlers, err := restate.Handler(dispatcher, callbacks, cfg.HandlerConfig, log)
 	if err != nil {
 		return err

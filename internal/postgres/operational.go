@@ -39,3 +39,14 @@ func (l *Ledger) MarkPublished(ctx context.Context, id uuid.UUID, refusal string
 	}
 	return nil
 }
+
+const tellOnce = `insert into delivery.operational_events (id, merchant_id, event_type, data) values ($1, $2, $3, $4) on conflict (id) do nothing`
+
+// Tell keeps an event of our own for payments-api. It reports false where one of the id is there already, published or not.
+func (l *Ledger) Tell(ctx context.Context, e event.Operational) (bool, error) {
+	tag, err := l.pool.Exec(ctx, tellOnce, [16]byte(e.ID), e.MerchantID, e.Type, e.Data)
+	if err != nil {
+		return false, classify("keeping an operational event", err)
+	}
+	return tag.RowsAffected() == 1, nil
+}

@@ -96,7 +96,7 @@ func newCallbackWorld(t *testing.T) *callbackWorld {
 	w := &callbackWorld{ledger: postgres.NewLedger(db.Pool(t, migrations.RoleWorker), postgres.LedgerOptions{}), desk: &desk{}, admin: admin}
 	var providers callback.Providers
 	require.NoError(t, providers.UnmarshalText([]byte("stripe="+secret)))
-	callbacks := restate.NewCallbacks(providers, w.desk, w.ledger, w.ledger, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	callbacks := restate.NewCallbacks(providers, w.desk, w.ledger, w.ledger, w.ledger, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 	handler, err := restate.Handler(nil, callbacks, restate.HandlerConfig{Retention: time.Hour}, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	server := httptest.NewUnstartedServer(handler)

@@ -72,6 +72,7 @@ type Callbacks struct {
 	payments  payments
 	burier    burier
 	records   deadRecords
+	news      newsLedger
 	log       *slog.Logger
 	handled   *prometheus.CounterVec
 	parkedFor time.Duration
@@ -79,8 +80,8 @@ type Callbacks struct {
 }
 
 // NewCallbacks makes the handlers of the providers' callbacks. Without providers they refuse every one.
-func NewCallbacks(providers callback.Providers, p payments, b burier, d deadRecords, log *slog.Logger, registry prometheus.Registerer) *Callbacks {
-	c := &Callbacks{providers: providers, payments: p, burier: b, records: d, log: log, parkedFor: parkedFor, handled: prometheus.NewCounterVec(prometheus.CounterOpts{
+func NewCallbacks(providers callback.Providers, p payments, b burier, d deadRecords, n newsLedger, log *slog.Logger, registry prometheus.Registerer) *Callbacks {
+	c := &Callbacks{providers: providers, payments: p, burier: b, records: d, news: n, log: log, parkedFor: parkedFor, handled: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "hookline_callbacks_total",
 		Help: "Callbacks of payment providers that were decided about, by what became of them.",
 	}, []string{"provider", "outcome"})}
@@ -142,6 +143,8 @@ type received struct {
 	Dead   string         `json:"dead,omitempty"`
 	Detail string         `json:"detail,omitempty"`
 	Event  callback.Event `json:"event"`
+	// News is what an operational webhook of Svix says: it is of no payment.
+	News *callback.News `json:"news,omitempty"`
 }
 
 func (c *Callbacks) onStripeEvent(ctx sdk.Context, body []byte) (sdk.Void, error) {
@@ -174,12 +177,16 @@ func (c *Callbacks) route(ctx sdk.Context, providers []string, body []byte) erro
 		c.count(provider, outcomeBadSignature)
 		return refusal(http.StatusUnauthorized, r.Refused)
 	}
+	if r.Dead != "" {
+		return c.buryRaw(ctx, r, headers, body)
+	}
+	if r.News != nil {
+		_, err := c.hear(ctx, r)
+		return err
+	}
 	if r.Event.Silent {
 		c.count(r.Provider, string(callback.NoChange))
 		return nil
-	}
-	if r.Dead != "" {
-		return c.buryRaw(ctx, r, headers, body)
 	}
 	sdk.ObjectSend(ctx, TrackerService, r.Event.PaymentID.String(), ApplyHandler).Send(tracked{Event: r.Event, ReceivedAt: r.At})
 	return nil
@@ -202,6 +209,15 @@ func (c *Callbacks) receive(providers []string, headers map[string]string, body 
 
 // read says what a callback whose signature was verified is about.
 func (*Callbacks) read(r received, header http.Header, body []byte) received {
+	if r.Provider == callback.Svix {
+		news, err := callback.ParseNews(header, body)
+		if err != nil {
+			r.Dead, r.Detail = delivery.ReasonCallbackUndecodable, err.Error()
+			return r
+		}
+		r.News = &news
+		return r
+	}
 	e, err := callback.Parse(r.Provider, header, body)
 	switch {
 	case err != nil:
@@ -264,6 +280,9 @@ func (c *Callbacks) redrive(ctx sdk.Context, input RedriveInput) (callback.Outco
 	}
 	if r.Refused != "" || r.Dead != "" {
 		return "", refusal(http.StatusUnprocessableEntity, r.Refused+r.Detail)
+	}
+	if r.News != nil {
+		return c.hear(ctx, r)
 	}
 	if r.Event.Silent {
 		c.count(r.Event.Provider, string(callback.NoChange))

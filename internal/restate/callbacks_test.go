@@ -187,14 +187,15 @@ type callbackWorld struct {
 	*registration
 	bank      *bank
 	graves    *graves
+	news      *newsBook
 	client    *Client
 	callbacks *Callbacks // of the process that runs now
 }
 
 func newCallbackWorld(t *testing.T) *callbackWorld {
 	t.Helper()
-	w := &callbackWorld{registration: newRegistration(t, ""), bank: newBank(t), graves: &graves{}}
-	w.restart(t, "stripe="+stripeSecret+",acme="+acmeSecret)
+	w := &callbackWorld{registration: newRegistration(t, ""), bank: newBank(t), graves: &graves{}, news: &newsBook{}}
+	w.restart(t, "stripe="+stripeSecret+",acme="+acmeSecret+",svix="+svixSecret)
 	require.NoError(t, w.ensure(t.Context()))
 	w.client = NewClient(w.ingress, 16)
 	t.Cleanup(w.client.Close)
@@ -214,7 +215,7 @@ func (w *callbackWorld) restart(t *testing.T, secrets string) {
 	api, err := apiclient.New(w.bank.URL, "")
 	require.NoError(t, err)
 	t.Cleanup(api.Close)
-	w.callbacks = NewCallbacks(providers, api, w.graves, w.graves, silent(), prometheus.NewRegistry())
+	w.callbacks = NewCallbacks(providers, api, w.graves, w.graves, w.news, silent(), prometheus.NewRegistry())
 	handler, err := Handler(w.scripts, w.callbacks, HandlerConfig{Retention: time.Hour}, silent())
 	require.NoError(t, err)
 	w.handler.store(handler)
@@ -799,7 +800,7 @@ func TestACallbackWhosePredecessorNeverComesIsADeadRecord(t *testing.T) { //noli
 
 func TestWhoeverDoesNotSignAsRestateIsRefused(t *testing.T) {
 	t.Parallel()
-	callbacks := NewCallbacks(callback.Providers{}, nil, nil, nil, silent(), prometheus.NewRegistry())
+	callbacks := NewCallbacks(callback.Providers{}, nil, nil, nil, nil, silent(), prometheus.NewRegistry())
 	const key = "publickeyv1_w7YHemBctH5Ck2nQRQ47iBBqhNHy4FV7t2Usbye2A6f"
 	handler, err := Handler(newScripts(), callbacks, HandlerConfig{Retention: time.Hour, IdentityKeys: []string{key}}, silent())
 	require.NoError(t, err)
@@ -810,6 +811,6 @@ func TestWhoeverDoesNotSignAsRestateIsRefused(t *testing.T) {
 		handler.ServeHTTP(answer, request)
 		require.Equal(t, http.StatusUnauthorized, answer.Code, path)
 	}
-	_, err = Handler(newScripts(), NewCallbacks(callback.Providers{}, nil, nil, nil, silent(), prometheus.NewRegistry()), HandlerConfig{IdentityKeys: []string{"no key"}}, silent())
+	_, err = Handler(newScripts(), NewCallbacks(callback.Providers{}, nil, nil, nil, nil, silent(), prometheus.NewRegistry()), HandlerConfig{IdentityKeys: []string{"no key"}}, silent())
 	require.ErrorContains(t, err, "building the Restate handlers")
 }

@@ -143,7 +143,7 @@ func silent() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 func handlerOf(t *testing.T, w workflow) http.Handler {
 	t.Helper()
-	handler, err := Handler(w, NewCallbacks(callback.Providers{}, nil, nil, nil, silent(), prometheus.NewRegistry()), HandlerConfig{Retention: time.Hour}, silent())
+	handler, err := Handler(w, NewCallbacks(callback.Providers{}, nil, nil, nil, nil, silent(), prometheus.NewRegistry()), HandlerConfig{Retention: time.Hour}, silent())
 	require.NoError(t, err)
 	return handler
 }
