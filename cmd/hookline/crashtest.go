@@ -80,7 +80,7 @@ func runCrashTest(ctx context.Context, args []string, stdout, stderr io.Writer) 
 		}
 		result.Print(out)
 		if *plot != "" {
-			if err := writePlot(*plot, result); err != nil {
+			if err := writePlot(*plot, result.Plot); err != nil {
 				return err
 			}
 			fmt.Fprintf(out, "plot: %s\n", *plot)
@@ -126,12 +126,12 @@ func runCrashTest(ctx context.Context, args []string, stdout, stderr io.Writer) 
 	return result.Err()
 }
 
-func writePlot(name string, result crashtest.Result) error {
+func writePlot(name string, plot func(io.Writer) error) error {
 	file, err := os.Create(name)
 	if err != nil {
 		return fmt.Errorf("writing the plot: %w", err)
 	}
-	return errors.Join(result.Plot(file), file.Close())
+	return errors.Join(plot(file), file.Close())
 }
 
 // runMatrix writes the report anew after each fault, so that an interrupted one shows what there was.

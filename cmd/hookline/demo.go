@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"syscall"
 	"time"
@@ -28,6 +29,7 @@ func runDemo(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	name := fs.String("scenario", "", "show something in particular, by `name`: "+demo.ScenarioNames())
 	count := fs.Int("payments", 0, "`number` of payments to create, with a scenario for each merchant (default 20, or the scenario's own)")
 	refunds := fs.Int("refunds", -1, "`number` of them to refund: a second event each (default a tenth; none with --json; not with a scenario)")
+	drawing := fs.String("plot", "", "`file` for a scenario's plot, an SVG, where it has one (default SCENARIO.svg in the state directory)")
 	asJSON := fs.Bool("json", false, "print the result as one JSON object on the last line, and the rest to stderr")
 	if _, err := parse(fs, args, 0, "demo [flags]",
 		"Brings the stack up where it is not, creates payments, and shows their webhooks arrive. The stack stays up.\n"+
@@ -53,7 +55,10 @@ func runDemo(ctx context.Context, args []string, stdout, stderr io.Writer) error
 		if err := o.Validate(); err != nil {
 			return wrongUsage("%s", err)
 		}
-		return runScenario(ctx, *options, o, scenario, *asJSON, stdout, stderr)
+		return runScenario(ctx, *options, o, scenario, *name, *drawing, *asJSON, stdout, stderr)
+	}
+	if *drawing != "" {
+		return wrongUsage("--plot goes with --scenario")
 	}
 	if !isSet(fs, "payments") {
 		o.Payments = 20
@@ -102,7 +107,11 @@ func isSet(fs *flag.FlagSet, name string) bool {
 	return set
 }
 
-func runScenario(ctx context.Context, options stack.Options, o demo.Options, scenario demo.Scenario, asJSON bool, stdout, stderr io.Writer) error {
+func runScenario(ctx context.Context, options stack.Options, o demo.Options, scenario demo.Scenario, name, drawing string, asJSON bool, stdout, stderr io.Writer) error {
+	complete, err := options.Complete()
+	if err != nil {
+		return wrongUsage("%s", err)
+	}
 	status, err := bringUp(ctx, options, stderr)
 	if err != nil {
 		return err
@@ -133,6 +142,15 @@ func runScenario(ctx context.Context, options stack.Options, o demo.Options, sce
 		return err
 	}
 	outcome.Print(o.Out)
+	if plotter, ok := outcome.(demo.Plotter); ok {
+		if drawing == "" {
+			drawing = filepath.Join(complete.Dir, name+".svg")
+		}
+		if err := writePlot(drawing, plotter.Plot); err != nil {
+			return err
+		}
+		fmt.Fprintf(o.Out, "\nThe plot is in %s\n", drawing)
+	}
 	if asJSON {
 		if err := printJSON(stdout, outcome); err != nil {
 			return err

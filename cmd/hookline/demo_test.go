@@ -14,6 +14,7 @@ func TestAScenarioThatIsAskedForWronglyStartsNothing(t *testing.T) {
 	for args, want := range map[string]string{
 		"--scenario calm":                `there is no scenario "calm"; there are: ` + demo.ScenarioNames(),
 		"--scenario flaky --refunds 2":   "--refunds does not go with --scenario",
+		"--plot x.svg":                   "--plot goes with --scenario",
 		"--scenario flaky --payments 0":  "1 to 10,000 payments, not 0",
 		"--payments 0":                   "1 to 10,000 payments, not 0",
 		"--payments 3 --refunds 4":       "0 to all 3 payments can be refunded, not 4",

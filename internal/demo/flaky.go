@@ -236,20 +236,20 @@ func (f *flaky) addMerchants(ctx context.Context) error {
 }
 
 // secret is what the simulator verifies by: the demo merchant's endpoint's, the oldest one where it is being rotated.
-func (f *flaky) secret(ctx context.Context) (string, error) {
-	all, err := f.Endpoints.List(ctx, f.MerchantID)
+func (o Options) secret(ctx context.Context) (string, error) {
+	all, err := o.Endpoints.List(ctx, o.MerchantID)
 	if err != nil {
 		return "", err
 	}
 	if len(all) == 0 {
-		return "", fmt.Errorf("merchant %s has no endpoint, whose secret the simulator verifies by", f.MerchantID)
+		return "", fmt.Errorf("merchant %s has no endpoint, whose secret the simulator verifies by", o.MerchantID)
 	}
-	recipient, err := f.Endpoints.Recipient(ctx, all[0].ID)
+	recipient, err := o.Endpoints.Recipient(ctx, all[0].ID)
 	if err != nil {
 		return "", err
 	}
 	if len(recipient.Secrets) == 0 {
-		return "", fmt.Errorf("the endpoint of merchant %s has no secret, by which the simulator verifies", f.MerchantID)
+		return "", fmt.Errorf("the endpoint of merchant %s has no secret, by which the simulator verifies", o.MerchantID)
 	}
 	return recipient.Secrets[len(recipient.Secrets)-1].Value, nil
 }

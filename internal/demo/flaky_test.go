@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -35,9 +36,10 @@ type retrier struct {
 	t         *testing.T
 	pool      *pgxpool.Pool
 	endpoints *endpoint.Manager
-	patience  time.Duration // with an answer
-	impatient bool          // does not honour Retry-After
-	loses     bool          // what an overrun merchant did not take at once
+	patience  time.Duration                               // with an answer
+	impatient bool                                        // does not honour Retry-After
+	loses     bool                                        // what an overrun merchant did not take at once
+	instead   func(to delivery.Endpoint, event uuid.UUID) // of its own way to deliver, where it is set
 	sends     sync.WaitGroup
 }
 
@@ -76,6 +78,10 @@ func (r *retrier) deliver(merchant string, event uuid.UUID) {
 	require.Len(r.t, listed, 1)
 	to, err := r.endpoints.Recipient(ctx, listed[0].ID)
 	require.NoError(r.t, err)
+	if r.instead != nil {
+		r.instead(to, event)
+		return
+	}
 	at := time.Now()
 	for number := 1; ; number++ {
 		cause, retryAfter := r.attempt(ctx, to, event, number)
@@ -129,7 +135,8 @@ type flakyRun struct {
 	endpoints  []endpoint.Endpoint // but the demo merchant's
 }
 
-func runScenario(t *testing.T, r *retrier) flakyRun {
+// onFake makes the stack of which all but the merchants is r, and returns where it is.
+func onFake(t *testing.T, r *retrier) Options {
 	t.Helper()
 	db := pgtest.New(t)
 	merchant, err := simulator.New(t.Context(), simulator.Options{
@@ -143,32 +150,40 @@ func runScenario(t *testing.T, r *retrier) flakyRun {
 	t.Cleanup(merchant.Release)
 	r.t, r.pool, r.patience = t, db.Pool(t, ""), 2*time.Second
 	r.endpoints = endpointtest.NewManager(t, r.pool)
-	demoEndpoint := endpointtest.Add(t, r.pool, "joes-tshirt-shop", nil)
+	endpointtest.Add(t, r.pool, "joes-tshirt-shop", nil)
 	server := httptest.NewServer(r)
 	t.Cleanup(server.Close)
 	t.Cleanup(r.sends.Wait)
-
-	var out bytes.Buffer
 	address := strings.TrimPrefix(server.URL, "http://")
+	return Options{
+		API: address, Worker: address, Merchant: strings.TrimPrefix(simulated.URL, "http://"), DSN: db.DSN(), Kafka: "kfake",
+		MerchantID: "joes-tshirt-shop", Endpoints: r.endpoints, patience: 5 * time.Second,
+	}
+}
+
+// leftBehind is how the simulator was told to behave, and the endpoints beside the demo merchant's.
+func leftBehind(t *testing.T, o Options) ([]json.RawMessage, []endpoint.Endpoint) {
+	t.Helper()
+	behaviours, err := load.NewMerchant(o.Merchant).Behaviours(t.Context())
+	require.NoError(t, err)
+	all, err := o.Endpoints.List(t.Context(), "")
+	require.NoError(t, err)
+	return behaviours, slices.DeleteFunc(all, func(e endpoint.Endpoint) bool { return e.MerchantID == o.MerchantID })
+}
+
+func runScenario(t *testing.T, r *retrier) flakyRun {
+	t.Helper()
+	o := onFake(t, r)
+	var out bytes.Buffer
+	o.Payments, o.Out = 2, &out
 	scenario, err := FindScenario("flaky")
 	require.NoError(t, err)
-	outcome, err := scenario.Run(t.Context(), Options{
-		API: address, Worker: address, Merchant: strings.TrimPrefix(simulated.URL, "http://"), DSN: db.DSN(), Kafka: "kfake",
-		MerchantID: "joes-tshirt-shop", Payments: 2, Endpoints: r.endpoints, Out: &out, patience: 5 * time.Second,
-	})
+	outcome, err := scenario.Run(t.Context(), o)
 	require.NoError(t, err)
 	outcome.Print(&out)
 	got := flakyRun{out: out.String()}
 	got.Flaky = outcome.(Flaky)
-	got.behaviours, err = load.NewMerchant(strings.TrimPrefix(simulated.URL, "http://")).Behaviours(t.Context())
-	require.NoError(t, err)
-	all, err := r.endpoints.List(t.Context(), "")
-	require.NoError(t, err)
-	for _, each := range all {
-		if each.ID != demoEndpoint {
-			got.endpoints = append(got.endpoints, each)
-		}
-	}
+	got.behaviours, got.endpoints = leftBehind(t, o)
 	return got
 }
 

@@ -27,6 +27,12 @@ type Outcome interface {
 	Err() error
 }
 
+// Plotter is an Outcome that can also be seen.
+type Plotter interface {
+	// Plot writes it as an SVG.
+	Plot(w io.Writer) error
+}
+
 // Scenarios are all there are, by name.
 func Scenarios() map[string]Scenario {
 	return map[string]Scenario{
@@ -37,6 +43,14 @@ func Scenarios() map[string]Scenario {
 		"callbacks": {
 			About:    "A payment provider that tells everything three times and in any order, while the worker is killed, and what each payment becomes",
 			Payments: 30, Run: runCallbacks,
+		},
+		"outage": {
+			About:    "A merchant that is down for 20 s of steady traffic: its circuit, its backlog, and what others notice",
+			Payments: 1500, Run: runOutage,
+		},
+		"hanging": {
+			About:    "A fifth of the merchants never answer for 30 s: how often they are tried, and what the others notice",
+			Payments: 800, Run: runHanging,
 		},
 	}
 }

@@ -217,10 +217,10 @@ func (p *picture) legend(panel Panel, y float64) {
 	}
 	x := float64(width - right)
 	for i := len(entries) - 1; i >= 0; i-- {
-		x -= float64(len([]rune(entries[i].name))) * letter
-		p.text(x, y, "", entries[i].name)
-		p.printf(`<rect x="%.1f" y="%.1f" width="11" height="11" rx="2" fill="%s"/>`, x-16, y-10, colour(entries[i].colour))
-		x -= 32
+		p.text(x, y, ` text-anchor="end"`, entries[i].name)
+		x -= float64(len([]rune(entries[i].name)))*letter + 18
+		p.printf(`<rect x="%.1f" y="%.1f" width="11" height="11" rx="2" fill="%s"/>`, x, y-10, colour(entries[i].colour))
+		x -= 18
 	}
 }
 
