@@ -24,6 +24,7 @@ import (
 	"github.com/hookline/hookline/internal/postgres"
 	"github.com/hookline/hookline/internal/reconcile"
 	"github.com/hookline/hookline/internal/restate"
+	"github.com/hookline/hookline/internal/svix"
 )
 
 const (
@@ -62,9 +63,17 @@ func run(ctx context.Context, cfg config, log *slog.Logger) error {
 
 	calls := restate.NewClient(cfg.IngressURL, intake.MaxInFlight)
 	defer calls.Close()
-	dispatcher := dispatch.New(ctx, dispatch.Config{
-		Route: cfg.DefaultRoute, Schedule: cfg.RetrySchedule, Jitter: cfg.RetryJitter, WakeFunc: calls.Wake,
-	}, ledger, data, client, log, registry)
+	plans := dispatch.Config{Route: cfg.DefaultRoute, Schedule: cfg.RetrySchedule, Jitter: cfg.RetryJitter, WakeFunc: calls.Wake}
+	var handOvers *svix.Client // nil where there are no settings for it
+	if cfg.SvixToken != "" {
+		if handOvers, err = cfg.svix(); err != nil {
+			return err
+		}
+		defer handOvers.Close()
+		plans.Svix = handOvers
+	}
+	watcher := svix.NewWatcher(handOvers, log, registry)
+	dispatcher := dispatch.New(ctx, plans, ledger, data, client, log, registry)
 	callbacks := restate.NewCallbacks(cfg.CallbackSecrets, api, dispatcher, ledger, ledger, log, registry)
 	handlers, err := restate.Handler(dispatcher, callbacks, cfg.HandlerConfig, log)
 	if err != nil {
@@ -76,6 +85,9 @@ func run(ctx context.Context, cfg config, log *slog.Logger) error {
 	}
 	registrar := restate.NewRegistrar(cfg.RegistrarConfig, subscription, cfg.APIToken, log)
 	reconciler := reconcile.New(cfg.Reconcile, data, ledger, registrar, calls, api, log, registry)
+	if handOvers != nil {
+		reconciler.AskSvix(handOvers)
+	}
 
 	// A worker that comes without a key in use does not become ready: a deployment stops there. One that works stays so
 	// when somebody seals an endpoint with a key of their own: that endpoint's deliveries wait.
@@ -92,7 +104,7 @@ func run(ctx context.Context, cfg config, log *slog.Logger) error {
 	server, err := httpserver.Listen(ctx, httpserver.Options{
 		Config: cfg.Config, Log: log, Registry: registry,
 		Ready: func(ctx context.Context) error {
-			err := errors.Join(registrar.Ready(), reach(ctx))
+			err := errors.Join(registrar.Ready(), reach(ctx), watcher.Ready())
 			if consumer != nil {
 				err = errors.Join(err, consumer.Joined())
 			}
@@ -137,6 +149,7 @@ func run(ctx context.Context, cfg config, log *slog.Logger) error {
 	}
 	group.Go(func() error { return failed(server.Run(serving)) })
 	group.Go(func() error { return failed(registrar.Run(serving)) })
+	group.Go(func() error { return failed(watcher.Run(serving)) })
 
 	reading, stopReading := context.WithCancel(ctx)
 	defer stopReading()

@@ -87,7 +87,7 @@ type Outcome struct {
 	Key
 	Epoch  int64
 	Number int
-	// State is Succeeded, Retrying, Parked or Dead; or Unmoved, for the failure of an exchange that outlived its
+	// State is Succeeded, Retrying, Parked, HandedOver or Dead; or Unmoved, for the failure of an exchange that outlived its
 	// execution: it counts, and leaves the row to the watchdog.
 	State State
 	Cause Cause
@@ -97,7 +97,7 @@ type Outcome struct {
 	StatusCode int
 	Latency    time.Duration
 	// Next is the number of the attempt that is due in RetryIn, from the moment the outcome is written; for
-	// Retrying only. It is Number again where no attempt was made, or where it is still open.
+	// Retrying only. Of HandedOver, RetryIn is when somebody looks what became of it. It is Number again where no attempt was made, or where it is still open.
 	Next       int
 	RetryIn    time.Duration
 	BodySHA256 []byte
@@ -244,7 +244,7 @@ type SvixVerdict struct {
 	Of HandedOverDelivery
 	// State is Succeeded or Dead; Retrying, to be handed over again now; or HandedOver, for another look in LookIn.
 	State  State
-	Cause  Cause
+	Cause  Cause // empty leaves the last one
 	LookIn time.Duration
 }
 

@@ -91,9 +91,10 @@ func (d *Dispatcher) deliver(ctx context.Context, owner string, claims []deliver
 		open     = make(map[delivery.Key]delivery.Claim, len(claims))
 		messages = map[uuid.UUID]*deliver.Message{}
 	)
+	d.warnOfSvix(ctx, claims)
 	for _, claim := range claims {
 		endpoint, found := endpoints[claim.EndpointID]
-		if outcome, is := unfit(claim, endpoint, found); is {
+		if outcome, is := d.unfit(claim, endpoint, found); is {
 			done = append(done, outcome)
 			continue
 		}
@@ -223,15 +224,21 @@ func (d *Dispatcher) outcome(result exchangeResult, jitter float64) delivery.Out
 		// goes on.
 		outcome.State = delivery.Parked
 	default:
-		d.reschedule(&outcome, result.of.endpoint, response.RetryAfter, jitter)
+		if claim.EndpointID == delivery.SvixEndpoint {
+			d.handedOver(&outcome, result.of.endpoint, response.RetryAfter, jitter)
+		} else {
+			d.reschedule(&outcome, result.of.endpoint, response.RetryAfter, jitter)
+		}
 	}
 	return outcome
 }
 
 // unfit says what becomes of a claim whose endpoint takes nothing.
-func unfit(claim delivery.Claim, endpoint delivery.Endpoint, found bool) (delivery.Outcome, bool) {
+func (d *Dispatcher) unfit(claim delivery.Claim, endpoint delivery.Endpoint, found bool) (delivery.Outcome, bool) {
 	outcome := delivery.Outcome{Key: claim.Key, Epoch: claim.Epoch, Number: claim.Number}
 	switch {
+	case claim.EndpointID == delivery.SvixEndpoint && d.cfg.Svix == nil:
+		outcome.State, outcome.Cause, outcome.Next, outcome.RetryIn = delivery.Retrying, delivery.CauseSvixOff, claim.Number, svixOffWait
 	case !found:
 		outcome.State, outcome.Cause = delivery.Dead, delivery.CauseNoEndpoint
 	case !endpoint.Enabled:

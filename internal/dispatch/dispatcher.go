@@ -67,7 +67,8 @@ const (
 
 // Config are the deployment's choices.
 type Config struct {
-	Route    string            // of new plans: inhouse
+	Route    string            // of new plans for merchants without one of their own
+	Svix     svixClient        // nil in a worker without settings for it: what is Svix's waits
 	Schedule delivery.Schedule // of endpoints without one of their own
 	Jitter   float64           // 0.2 spreads a delay by up to 20 % both ways
 	// WakeFunc, where there is one, wakes a sequence for an exchange that outlived its step. Where it errs, or the process
@@ -97,7 +98,7 @@ func New(ctx context.Context, cfg Config, l ledger, p payloads, post poster, log
 	lifetime, end := context.WithCancel(context.WithoutCancel(ctx))
 	return &Dispatcher{
 		cfg: cfg, ledger: l, payloads: p, poster: post, log: log, metrics: newMetrics(registry),
-		endpoints: newEndpointCache(l), exchanges: newExchanges(), lifetime: lifetime, end: end,
+		endpoints: newEndpointCache(l, svixEndpoint(cfg.Svix)), exchanges: newExchanges(), lifetime: lifetime, end: end,
 	}
 }
 
@@ -259,7 +260,7 @@ func (d *Dispatcher) Attempt(ctx context.Context, owner string, list delivery.At
 
 func (d *Dispatcher) afterWatchdog(claim delivery.Claim, endpoints map[uuid.UUID]delivery.Endpoint, jitter float64) delivery.Outcome {
 	endpoint, found := endpoints[claim.EndpointID]
-	if outcome, is := unfit(claim, endpoint, found); is {
+	if outcome, is := d.unfit(claim, endpoint, found); is {
 		return outcome
 	}
 	outcome := delivery.Outcome{Key: claim.Key, Epoch: claim.Epoch, Number: claim.Number - 1, Cause: delivery.CauseRecorded}

@@ -18,10 +18,11 @@ type endpointCache struct {
 	ledger ledger
 	mu     sync.Mutex
 	byID   map[uuid.UUID]delivery.Endpoint
+	svix   delivery.Endpoint // which the ledger does not know
 }
 
-func newEndpointCache(l ledger) *endpointCache {
-	return &endpointCache{ledger: l, byID: map[uuid.UUID]delivery.Endpoint{}}
+func newEndpointCache(l ledger, svix delivery.Endpoint) *endpointCache {
+	return &endpointCache{ledger: l, byID: map[uuid.UUID]delivery.Endpoint{}, svix: svix}
 }
 
 // get returns the endpoints of the claims; one that does not exist any more is left out.
@@ -30,6 +31,10 @@ func (c *endpointCache) get(ctx context.Context, claims []delivery.Claim) (map[u
 	var stale []uuid.UUID
 	c.mu.Lock()
 	for _, claim := range claims {
+		if claim.EndpointID == delivery.SvixEndpoint {
+			out[claim.EndpointID] = c.svix
+			continue
+		}
 		if _, seen := out[claim.EndpointID]; seen || claim.EndpointRevision == 0 {
 			continue
 		}

@@ -194,9 +194,13 @@ func (d *Dispatcher) post(e *exchange, claimedAt time.Time) (response deliver.Re
 	if !e.slot.IsZero() {
 		return d.postInSlot(e, claimedAt)
 	}
-	return d.poster.Post(d.lifetime, e.endpoint, e.message, e.claim.Number, func() error {
+	guard := func() error {
 		return d.mayStart(e, claimedAt, func() error { return nil })
-	})
+	}
+	if e.endpoint.ID == delivery.SvixEndpoint {
+		return d.handOver(e, guard)
+	}
+	return d.poster.Post(d.lifetime, e.endpoint, e.message, e.claim.Number, guard)
 }
 
 // mayStart is the guard of a request: it starts where its claim holds, and the last word is nothing against it.
@@ -246,12 +250,13 @@ type background struct {
 
 func (*background) lost(delivery.Key) {}
 
-// finished records a 2xx as any other. A failure counts, and leaves the owner to the watchdog, which alone schedules the
+// finished records a 2xx, and a hand-over that Svix accepted, as any other: the second counts only while the claim holds. A
+// failure counts, and leaves the owner to the watchdog, which alone schedules the
 // next attempt; should it never come, the row is overdue when the schedule says so, and not before.
 func (b *background) finished(result exchangeResult) {
 	defer b.d.exchanges.forget(result.of)
 	outcome := b.d.outcome(result, b.d.jitter())
-	if outcome.State != delivery.Succeeded {
+	if outcome.State != delivery.Succeeded && outcome.State != delivery.HandedOver {
 		if !outcome.Attempted {
 			return // the watchdog makes the attempt
 		}

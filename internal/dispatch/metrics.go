@@ -18,6 +18,7 @@ type dispatchMetrics struct {
 	batchEvents prometheus.Histogram
 	stepSeconds prometheus.Histogram
 	commitToAck *prometheus.HistogramVec
+	replaced    prometheus.Counter
 }
 
 func newMetrics(registry prometheus.Registerer) *dispatchMetrics {
@@ -53,6 +54,9 @@ func newMetrics(registry prometheus.Registerer) *dispatchMetrics {
 			Help:    "From the event's creation in the payment's transaction, by the database's clock, to the endpoint's 2xx, by the worker's.",
 			Buckets: []float64{.0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 60, 600, 3600, 86400},
 		}, []string{"attempt"}),
+		replaced: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "hookline_svix_replacements_total", Help: "Events handed over to Svix by a second message, as the first seemed lost: had it not been, the merchant gets them twice.",
+		}),
 	}
 	for _, attempt := range []string{firstAttempt, laterAttempt} {
 		m.commitToAck.WithLabelValues(attempt)
@@ -60,7 +64,7 @@ func newMetrics(registry prometheus.Registerer) *dispatchMetrics {
 	for _, why := range []string{pacedNoSlot, pacedLate, pacedParked} {
 		m.paced.WithLabelValues(why)
 	}
-	registry.MustRegister(m.planned, m.outcomes, m.attempts, m.dead, m.paced, m.latency, m.batchEvents, m.stepSeconds, m.commitToAck)
+	registry.MustRegister(m.planned, m.outcomes, m.attempts, m.dead, m.paced, m.latency, m.batchEvents, m.stepSeconds, m.commitToAck, m.replaced)
 	return m
 }
 

@@ -44,20 +44,27 @@ var (
      order by `+newestFirst+` limit $7`)
 
 	// listDead, listParked and listWaiting take the newest of each endpoint that has any, skipping along the partial index from one
-	// endpoint to the next. An endpoint is one merchant's for life.
+	// endpoint to the next. An endpoint is one merchant's for life, but for Svix, which is
+	// everybody's.
 	listDead    = listHeld("dead", isLatest+` and `+neverSucceeded)
 	listParked  = listHeld("parked", isLatest)
 	listWaiting = listHeld("waiting", isLatest)
 
 	// listOpen reads all that is open: the partial index of what is due holds nothing else. The offset keeps the planner from
 	// taking the range of events, which is most often all of them, for a small one.
-	listOpen = fmt.Sprintf(describeListed, `
+	listOpen = listDue("state in ('pending', 'retrying')")
+	// listHandedOver does so with all that Svix has.
+	listHandedOver = listDue("state = 'handed_over'")
+)
+
+func listDue(which string) string {
+	return fmt.Sprintf(describeListed, `
     select d.* from (
-        select * from delivery.deliveries where state in ('pending', 'retrying') order by next_attempt_at offset 0) d
+        select * from delivery.deliveries where `+which+` order by next_attempt_at offset 0) d
      where d.event_id between $1 and $2 and d.endpoint_id between $3 and $4 and $5 in ('', d.merchant_id) and $6 in ('', d.state)
        and `+isLatest+` and $8 > 0
      order by `+newestFirst+` limit $7`)
-)
+}
 
 func listHeld(state, also string) string {
 	return fmt.Sprintf(describeListed, strings.ReplaceAll(`
@@ -71,9 +78,9 @@ func listHeld(state, also string) string {
                 where state = '$state' and endpoint_id > h.endpoint_id and endpoint_id <= $4 order by endpoint_id limit 1) n)
     select l.* from holders h cross join lateral (
         select * from delivery.deliveries d
-         where d.endpoint_id = h.endpoint_id and d.state = '$state' and d.event_id between $1 and $2 and `+also+`
+         where d.endpoint_id = h.endpoint_id and d.state = '$state' and d.event_id between $1 and $2 and $5 in ('', d.merchant_id) and `+also+`
          order by d.event_id desc limit $7) l
-     where $5 in ('', h.merchant_id) and $6 in ('', l.state) and $8 > 0
+     where ($5 in ('', h.merchant_id) or h.endpoint_id = '`+delivery.SvixEndpoint.String()+`') and $6 in ('', l.state) and $8 > 0
      order by `+newestFirst+` limit $7`, "$state", state))
 }
 
@@ -103,6 +110,8 @@ func (l *Ledger) Deliveries(ctx context.Context, f delivery.Filter, limit int) (
 		statement = listWaiting
 	case f.State == delivery.Pending, f.State == delivery.Retrying:
 		statement = listOpen
+	case f.State == delivery.HandedOver:
+		statement = listHandedOver
 	}
 	// Planned anew each time: a plan for any range takes it for a small one, and would sort the whole table.
 	rows, err := l.pool.Query(ctx, statement, pgx.QueryExecModeDescribeExec, [16]byte(first), [16]byte(last), [16]byte(leastEndpoint), [16]byte(greatestEndpoint),
@@ -225,8 +234,11 @@ func (l *Ledger) targets(ctx context.Context, of []delivery.Standing) (map[uuid.
 
 const hasEndpoint = `select exists (select from delivery.endpoints where id = $1)`
 
-// HasEndpoint reports whether the endpoint is there.
+// HasEndpoint reports whether the endpoint is there. Svix always is.
 func (l *Ledger) HasEndpoint(ctx context.Context, id uuid.UUID) (bool, error) {
+	if id == delivery.SvixEndpoint {
+		return true, nil
+	}
 	var found bool
 	if err := l.pool.QueryRow(ctx, hasEndpoint, [16]byte(id)).Scan(&found); err != nil {
 		return false, classify("looking for an endpoint", err)
@@ -242,11 +254,13 @@ with recursive holders (endpoint_id, merchant_id) as (
       from holders h cross join lateral (
            select endpoint_id, merchant_id from delivery.deliveries
             where state = 'dead' and endpoint_id > h.endpoint_id order by endpoint_id limit 1) n)
-select endpoint_id from holders where merchant_id = $1`
+select endpoint_id from holders where merchant_id = $1 and endpoint_id <> $2
+union all
+select $2 where exists (select from delivery.deliveries where state = 'dead' and endpoint_id = $2 and merchant_id = $1)`
 
 // DeadEndpoints returns the endpoints with dead deliveries of the merchant.
 func (l *Ledger) DeadEndpoints(ctx context.Context, merchantID string) ([]uuid.UUID, error) {
-	rows, err := l.pool.Query(ctx, deadEndpoints, merchantID)
+	rows, err := l.pool.Query(ctx, deadEndpoints, merchantID, [16]byte(delivery.SvixEndpoint))
 	if err != nil {
 		return nil, classify("looking for dead deliveries", err)
 	}
@@ -282,13 +296,15 @@ func (l *Ledger) Replay(ctx context.Context, id int64) (redrive.Replay, error) {
 
 // What a selection names: the deliveries of an event, or the next events with a dead delivery at an endpoint. Both take the
 // same arguments: 1 and 2 the least and the greatest event, 3 and 4 the endpoints, 5 after which event, 6 how many events, 7 the
-// cause or ”, 8 whether what has succeeded is taken, 9 the replay.
+// cause or ”, 8 whether what has succeeded is taken, 9 the replay, 10 the merchant or ”, as Svix is
+// many merchants' endpoint, and 11 what stands for Svix.
 const (
 	namedOfEvent = `select distinct event_id, endpoint_id from delivery.deliveries
-     where event_id between $1 and $2 and endpoint_id between $3 and $4 and event_id > $5 and $6 > 0`
+     where event_id between $1 and $2 and endpoint_id between $3 and $4 and event_id > $5 and $6 > 0 and $10 in ('', merchant_id)`
 	namedDead = `select distinct event_id, endpoint_id from (
         select event_id, endpoint_id from delivery.deliveries
          where state = 'dead' and endpoint_id = $3 and endpoint_id = $4 and event_id between $1 and $2 and event_id > $5
+           and $10 in ('', merchant_id)
          order by event_id limit $6) d`
 )
 
@@ -298,11 +314,12 @@ const judgeNamed = `
 with named as materialized (
     %s
 ), judged as (
-    select n.event_id, n.endpoint_id, e.merchant_id,
+    select n.event_id, n.endpoint_id, l.merchant_id,
            case when g.latest >= $9 then 'taken'
                 when g.open then 'under_way'
                 when g.succeeded and not $8 then 'succeeded'
                 when $7 not in ('', l.last_cause) then 'other_cause'
+                when n.endpoint_id = $11 then 'send'
                 when e.id is null then 'endpoint_gone'
                 when e.enabled then 'send'
                 else 'park' end as verdict
@@ -311,7 +328,7 @@ with named as materialized (
            select max(generation) as latest, bool_or(state = 'succeeded') as succeeded, bool_or(state not in ('succeeded', 'dead')) as open
              from delivery.deliveries a where a.event_id = n.event_id and a.endpoint_id = n.endpoint_id) g
       cross join lateral (
-           select coalesce(last_cause, '') as last_cause
+           select coalesce(last_cause, '') as last_cause, merchant_id
              from delivery.deliveries a where a.event_id = n.event_id and a.endpoint_id = n.endpoint_id and a.generation = g.latest) l
       left join delivery.endpoints e on e.id = n.endpoint_id
 )`
@@ -434,7 +451,7 @@ func judgeArguments(replay redrive.Replay, chunk redrive.Chunk) []any {
 	}
 	return []any{
 		[16]byte(first), [16]byte(last), [16]byte(least), [16]byte(greatest), [16]byte(chunk.After), chunk.Limit,
-		string(s.Cause), s.EvenSucceeded, id,
+		string(s.Cause), s.EvenSucceeded, id, s.MerchantID, [16]byte(delivery.SvixEndpoint),
 	}
 }
 

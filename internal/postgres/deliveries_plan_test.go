@@ -29,10 +29,13 @@ func TestNobodyWhoLooksAtDeliveriesScansThem(t *testing.T) {
 	const (
 		all    = "('00000000-0000-0000-0000-000000000000', 'ffffffff-ffff-ffff-ffff-ffffffffffff', "
 		listed = all + "'00000000-0000-0000-0000-000000000000', 'ffffffff-ffff-ffff-ffff-ffffffffffff', 'm', '', 50, 1000)"
-		judged = "(gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 1000, '', false, 1)"
+		judged = "(gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 1000, '', false, 1, '', gen_random_uuid())"
 		event  = "(gen_random_uuid(), gen_random_uuid(), gen_random_uuid())"
 	)
-	const byKey, byDead, byParked, byWaiting, byDue = "deliveries_pkey", "deliveries_dead", "deliveries_parked", "deliveries_waiting", "deliveries_due"
+	const (
+		byKey, byDead, byParked, byDue = "deliveries_pkey", "deliveries_dead", "deliveries_parked", "deliveries_due"
+		byWaiting, byHandedOver        = "deliveries_waiting", "deliveries_handed_over"
+	)
 	look := func(filled string) {
 		for _, c := range []struct{ statement, arguments, index string }{
 			{listByEvent, listed, byKey},
@@ -43,7 +46,10 @@ func TestNobodyWhoLooksAtDeliveriesScansThem(t *testing.T) {
 			{lookedAt, all + "1000)", byKey},
 			{readDeliveries, event, byKey},
 			{readAttempts, event, "attempts_pkey"},
-			{deadEndpoints, "('m')", byDead},
+			{listHandedOver, listed, byHandedOver},
+			{dueHandedOver, "(100)", byHandedOver},
+			{unansweredSince, "", byHandedOver},
+			{deadEndpoints, "('m', gen_random_uuid())", byDead},
 			{judgeEvent, judged, byKey},
 			{judgeDead, judged, byDead},
 		} {
@@ -74,8 +80,8 @@ func TestNobodyWhoLooksAtDeliveriesScansThem(t *testing.T) {
 	_, err = admin.Exec(t.Context(), `
 		insert into delivery.deliveries (event_id, endpoint_id, epoch, merchant_id, state, next_attempt_at, ended_at)
 		select gen_random_uuid(), ('00000000-0000-4000-8000-00000000000' || i % 5)::uuid, 1, 'm' || i % 5,
-		       (array['succeeded', 'dead', 'parked', 'retrying'])[case when i % 100 < 3 then 2 + i % 3 else 1 end],
-		       case when i % 100 < 3 and i % 3 = 2 then clock_timestamp() end, case when i % 100 >= 3 or i % 3 = 0 then clock_timestamp() end
+		       (array['succeeded', 'dead', 'parked', 'retrying', 'handed_over'])[case when i % 100 < 4 then 2 + i % 4 else 1 end],
+		       case when i % 100 < 4 and i % 4 >= 2 then clock_timestamp() end, case when i % 100 >= 4 or i % 4 = 0 then clock_timestamp() end
 		  from generate_series(0, 20000) i`)
 	require.NoError(t, err)
 	look("never analyzed")

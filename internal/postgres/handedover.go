@@ -51,7 +51,7 @@ with v as (
            epoch = d.epoch + case v.state when 'handed_over' then 0 else 1 end,
            next_attempt_at = case when v.state in ('handed_over', 'retrying') then clock_timestamp() + v.next_ms * interval '1 millisecond' end,
            ended_at = case when v.state in ('succeeded', 'dead') then clock_timestamp() end,
-           last_cause = v.cause
+           last_cause = coalesce(nullif(v.cause, ''), d.last_cause)
       from v
      where d.event_id = v.event_id and d.endpoint_id = $1 and d.generation = v.generation
        and d.state = 'handed_over' and d.epoch = v.epoch and (v.state <> 'handed_over' or d.next_attempt_at = v.due)

@@ -213,11 +213,14 @@ func (l *Ledger) Unpark(ctx context.Context, limit int) ([]delivery.Overdue, err
 // openSince reads at most as many open deliveries as a person can make sense of; beyond it the answer is a bound.
 const openSince = `
 select o.merchant_id, min(o.planned_at)
-  from (select merchant_id, planned_at from delivery.deliveries
-         where state in ('pending', 'retrying') order by next_attempt_at limit 20000) o
+  from ((select merchant_id, planned_at from delivery.deliveries
+          where state in ('pending', 'retrying') order by next_attempt_at limit 20000)
+        union all
+        (select merchant_id, planned_at from delivery.deliveries
+          where state = 'handed_over' order by next_attempt_at desc limit 20000)) o
  group by o.merchant_id`
 
-// OpenSince returns when the oldest event with a delivery under way was planned, by merchant: the settled watermark. A
+// OpenSince returns when the oldest event with a delivery under way, or at Svix, was planned, by merchant: the settled watermark. A
 // merchant without open deliveries is not among them. It is for display.
 func (l *Ledger) OpenSince(ctx context.Context) (map[string]time.Time, error) {
 	rows, err := l.pool.Query(ctx, openSince)
@@ -243,14 +246,16 @@ select state, count(*)
   from (select state from delivery.deliveries where state in ('pending', 'retrying') order by next_attempt_at limit 20000) o
  group by state
 union all
-select 'parked', count(*) from (select from delivery.deliveries where state = 'parked' limit 20000) p
-union all
 select 'waiting', count(*) from (select from delivery.deliveries where state = 'waiting' limit 20000) w
+union all
+select 'handed_over', count(*) from (select from delivery.deliveries where state = 'handed_over' limit 20000) h
+union all
+select 'parked', count(*) from (select from delivery.deliveries where state = 'parked' limit 20000) p
 union all
 select 'dead', count(*) from (select from delivery.deliveries where state = 'dead' limit 20000) d`
 
-// CountDeliveries counts those that have not succeeded, by state: up to 20,000 of pending and retrying together, of parked,
-// of waiting, and of dead. A state may be missing, and stands for none.
+// CountDeliveries counts those that have not succeeded, by state: up to 20,000 of pending and retrying together, and of each
+// other state. A state may be missing, and stands for none.
 func (l *Ledger) CountDeliveries(ctx context.Context) (map[delivery.State]int, error) {
 	rows, err := l.pool.Query(ctx, countDeliveries)
 	if err != nil {

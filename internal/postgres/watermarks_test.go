@@ -142,18 +142,20 @@ func TestWhatHasNotSucceededIsCountedByState(t *testing.T) {
 	ctx := t.Context()
 	counts, err := b.CountDeliveries(ctx)
 	require.NoError(t, err)
-	require.Equal(t, map[delivery.State]int{delivery.Parked: 0, delivery.Waiting: 0, delivery.Dead: 0}, counts)
+	require.Equal(t, map[delivery.State]int{delivery.Waiting: 0, delivery.HandedOver: 0, delivery.Parked: 0, delivery.Dead: 0}, counts)
 
 	merchant := "m-" + uuid.NewString()
 	b.endpoint(t, merchant)
-	claims, _, err := b.Plan(ctx, "inv-1", route, refs(merchant, 7))
+	claims, _, err := b.Plan(ctx, "inv-1", route, refs(merchant, 8))
 	require.NoError(t, err)
-	dead, parked := failure(claims[2]), failure(claims[3])
-	dead.State, parked.State = delivery.Dead, delivery.Parked
-	require.NoError(t, b.Record(ctx, "inv-1", []delivery.Outcome{success(claims[0]), failure(claims[1]), dead, parked}))
+	dead, parked, handed := failure(claims[2]), failure(claims[3]), failure(claims[4])
+	dead.State, parked.State, handed.State = delivery.Dead, delivery.Parked, delivery.HandedOver
+	require.NoError(t, b.Record(ctx, "inv-1", []delivery.Outcome{success(claims[0]), failure(claims[1]), dead, parked, handed}))
 	counts, err = b.CountDeliveries(ctx)
 	require.NoError(t, err)
-	require.Equal(t, map[delivery.State]int{delivery.Pending: 3, delivery.Retrying: 1, delivery.Parked: 1, delivery.Waiting: 0, delivery.Dead: 1}, counts)
+	require.Equal(t, map[delivery.State]int{
+		delivery.Pending: 3, delivery.Retrying: 1, delivery.Waiting: 0, delivery.HandedOver: 1, delivery.Parked: 1, delivery.Dead: 1,
+	}, counts)
 }
 
 func TestEndpointsAreCountedByWhetherTheyAreEnabled(t *testing.T) {

@@ -23,6 +23,8 @@ type reconcileMetrics struct {
 	waitingAge  prometheus.Gauge
 	overdue     prometheus.Gauge
 	endpoints   *prometheus.GaugeVec
+	unanswered  prometheus.Gauge
+	svixLooks   *prometheus.CounterVec
 }
 
 func newMetrics(registry prometheus.Registerer) *reconcileMetrics {
@@ -69,24 +71,30 @@ func newMetrics(registry prometheus.Registerer) *reconcileMetrics {
 		endpoints: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "hookline_endpoints", Help: "Endpoints, by whether they are enabled, at the last look.",
 		}, []string{"enabled"}),
+		unanswered: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "hookline_svix_unanswered_seconds", Help: "Age of the oldest delivery that Svix has and shows no attempt of, at the last look.",
+		}),
+		svixLooks: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "hookline_svix_looks_total", Help: "Looks at what has become of a delivery that Svix has, by what was found.",
+		}, []string{"cause"}),
 	}
 	// Alarms need the 0 before the first one.
-	for _, part := range []string{"events", "deliveries", "parked", "waiting", "operational", "settled"} {
+	for _, part := range []string{"events", "deliveries", "parked", "waiting", "operational", "settled", "svix"} {
 		m.failures.WithLabelValues(part)
 	}
-	for _, reason := range []string{"overtaken", "over_age", "overdue", "owner_ended", "parked", "overslept"} {
+	for _, reason := range []string{"overtaken", "over_age", "overdue", "owner_ended", "parked", "overslept", "svix_lost"} {
 		m.redriven.WithLabelValues(reason)
 	}
 	m.countDeliveries(nil)
 	m.countEndpoints(0, 0)
 	registry.MustRegister(m.leading, m.looks, m.failures, m.unplanned, m.unaccounted, m.behind, m.redriven, m.refused, m.xminAge, m.settledAge,
-		m.deliveries, m.waitingAge, m.overdue, m.endpoints)
+		m.deliveries, m.waitingAge, m.overdue, m.endpoints, m.unanswered, m.svixLooks)
 	return m
 }
 
 // countDeliveries sets how many there are; a state that is not in counts has none.
 func (m *reconcileMetrics) countDeliveries(counts map[delivery.State]int) {
-	for _, state := range []delivery.State{delivery.Pending, delivery.Retrying, delivery.Parked, delivery.Waiting, delivery.Dead} {
+	for _, state := range []delivery.State{delivery.Pending, delivery.Retrying, delivery.Parked, delivery.Waiting, delivery.HandedOver, delivery.Dead} {
 		m.deliveries.WithLabelValues(string(state)).Set(float64(counts[state]))
 	}
 }
@@ -98,7 +106,7 @@ func (m *reconcileMetrics) countEndpoints(enabled, disabled int) {
 
 // stopLeading leaves nothing behind that another process says now.
 func (m *reconcileMetrics) stopLeading() {
-	for _, gauge := range []prometheus.Gauge{m.leading, m.unplanned, m.unaccounted, m.behind, m.xminAge, m.settledAge, m.waitingAge, m.overdue} {
+	for _, gauge := range []prometheus.Gauge{m.leading, m.unplanned, m.unaccounted, m.behind, m.xminAge, m.settledAge, m.waitingAge, m.overdue, m.unanswered} {
 		gauge.Set(0)
 	}
 	m.countDeliveries(nil)

@@ -38,6 +38,9 @@ type ledger interface {
 	WaitingFor(ctx context.Context) (time.Duration, error)
 	Unpublished(ctx context.Context, limit int) ([]event.Operational, error)
 	MarkPublished(ctx context.Context, id uuid.UUID, refusal string) error
+	HandedOver(ctx context.Context, limit int) ([]delivery.HandedOverDelivery, error)
+	SettleHandedOver(ctx context.Context, verdicts []delivery.SvixVerdict) ([]delivery.Overdue, error)
+	OldestUnanswered(ctx context.Context) (time.Duration, error)
 	OpenSince(ctx context.Context) (map[string]time.Time, error)
 	CountDeliveries(ctx context.Context) (map[delivery.State]int, error)
 	CountEndpoints(ctx context.Context) (enabled, disabled int, err error)
@@ -88,6 +91,7 @@ type Reconciler struct {
 	invocations invocations
 	driver      driver
 	publisher   publisher
+	svix        svixStatus // nil: nobody sweeps
 	log         *slog.Logger
 	metrics     *reconcileMetrics
 
@@ -171,6 +175,11 @@ func (r *Reconciler) lead(ctx context.Context) error {
 	r.ahead, r.waiting = place{}, delivery.Key{}
 	r.suspects, r.ended, r.xmin, r.budget = map[uuid.UUID]*suspect{}, map[string]time.Time{}, 0, 0
 	r.metrics.leading.Set(1)
+	var sweeping sync.WaitGroup
+	defer sweeping.Wait() // this returns when ctx has ended, and so does the sweep
+	if r.svix != nil {
+		sweeping.Go(func() { r.sweep(ctx) })
+	}
 	for look := uint64(1); ; look++ {
 		r.budget = max(1, int(float64(r.cfg.Rate)*r.cfg.Interval.Seconds()))
 		report := Report{Leading: true, LookedAt: time.Now()}
@@ -572,6 +581,11 @@ func (r *Reconciler) lookAtSettled(ctx context.Context, _ uint64, report *Report
 		return err
 	}
 	r.metrics.waitingAge.Set(waiting.Seconds())
+	unanswered, err := r.ledger.OldestUnanswered(ctx)
+	if err != nil {
+		return err
+	}
+	r.metrics.unanswered.Set(unanswered.Seconds())
 	r.metrics.countDeliveries(deliveries)
 	r.metrics.countEndpoints(enabled, disabled)
 	report.Merchants = merchants

@@ -62,6 +62,8 @@ type world struct {
 	refuses  map[uuid.UUID]error // what payments-api says about an operational event
 	said     []uuid.UUID
 	refusals map[uuid.UUID]string // as marked
+	handed   []delivery.HandedOverDelivery
+	verdicts []delivery.SvixVerdict
 	registry *prometheus.Registry
 	*reconcile.Reconciler
 }
@@ -118,6 +120,46 @@ func (w *world) Wake(_ context.Context, s delivery.Sequence) error {
 		delete(w.asleep, s)
 	}
 	return w.wakeErr
+}
+
+// HandedOver implements the ledger.
+func (w *world) HandedOver(_ context.Context, limit int) ([]delivery.HandedOverDelivery, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var due []delivery.HandedOverDelivery
+	for _, each := range w.handed {
+		if !each.Due.After(time.Now()) && len(due) < limit {
+			due = append(due, each)
+		}
+	}
+	return due, nil
+}
+
+// SettleHandedOver implements the ledger.
+func (w *world) SettleHandedOver(_ context.Context, verdicts []delivery.SvixVerdict) ([]delivery.Overdue, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var lost []delivery.Overdue
+	for _, v := range verdicts {
+		w.verdicts = append(w.verdicts, v)
+		i := slices.IndexFunc(w.handed, func(each delivery.HandedOverDelivery) bool { return each.Key == v.Of.Key })
+		if v.State == delivery.HandedOver {
+			w.handed[i].Due, w.handed[i].Age = time.Now().Add(v.LookIn), w.handed[i].Age+v.LookIn
+			continue
+		}
+		w.handed = slices.Delete(w.handed, i, i+1)
+		if v.State == delivery.Retrying {
+			lost = append(lost, delivery.Overdue{Key: v.Of.Key, Epoch: v.Of.Epoch + 1, Number: 2})
+		}
+	}
+	return lost, nil
+}
+
+// OldestUnanswered implements the ledger.
+func (w *world) OldestUnanswered(context.Context) (time.Duration, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return time.Duration(len(w.handed)) * time.Minute, nil
 }
 
 // Unpublished implements the ledger.
@@ -683,7 +725,7 @@ func TestMetricsAreThereFromTheStart(t *testing.T) {
 	n, err := testutil.GatherAndCount(w.registry, "hookline_reconciler_redriven_total", "hookline_events_unaccounted", "hookline_feed_xmin_age_seconds",
 		"hookline_reconciler_failures_total", "hookline_deliveries", "hookline_deliveries_overdue", "hookline_endpoints")
 	require.NoError(t, err)
-	require.Equal(t, 22, n)
+	require.Equal(t, 25, n)
 }
 
 func TestParkedDeliveriesOfEnabledEndpointsAreAttempted(t *testing.T) {

@@ -117,7 +117,15 @@ func parseBase(text string) (*url.URL, error) {
 // Close closes idle connections.
 func (c *Client) Close() { c.transport.pool.CloseIdleConnections() }
 
-// Check asks Svix whether it takes the token, and changes nothing. The error is a fault.Unavailable that says what is wrong.
+// Timeout bounds a hand-over with all of its requests.
+func (c *Client) Timeout() time.Duration { return c.timeout }
+
+// ErrRefused is in an error of Check: Svix takes nothing from this deployment until somebody mends token, permissions or
+// address.
+var ErrRefused = errors.New("SVIX_TOKEN or SVIX_URL is wrong")
+
+// Check asks Svix whether it takes the token, and changes nothing. The error is a fault.Unavailable that says what is wrong; of
+// settings that are wrong it is an ErrRefused.
 func (c *Client) Check(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
@@ -136,6 +144,9 @@ func (c *Client) Check(ctx context.Context) error {
 	if result.Detail != "" {
 		text += ": " + result.Detail
 	}
+	if result.Class == Unauthorized {
+		return fault.Wrap(ErrRefused, fault.Unavailable, "Svix cannot be used: %s", text)
+	}
 	return fault.New(fault.Unavailable, "Svix cannot be used: %s", text)
 }
 
@@ -145,6 +156,9 @@ type Message struct {
 	// Generation is 0, or the replay's id: a replay is a message of its own, as Svix would drop it otherwise.
 	Generation int64
 	EventType  string
+	// Round is above 1 when the event is handed over again: 0 and 1 are the first time. It is in the idempotency key, or Svix
+	// would say of a message that it has lost what it said when it took it, for as long as it remembers the key.
+	Round int
 	// Body is a JSON object. The merchant gets it byte for byte. It should hold the event id: svix-id is Svix's.
 	Body []byte
 }
@@ -152,6 +166,15 @@ type Message struct {
 // eventID is the message's id to Svix. replacement is 0 for the event's own message.
 func (m Message) eventID(replacement int) string {
 	return messageid.Message{EventID: m.EventID, Generation: m.Generation, Replacement: replacement}.String()
+}
+
+// idempotencyKey is that of the request that creates the message of the id.
+func (m Message) idempotencyKey(merchantID, id string) string {
+	key := "hookline." + merchantID + "." + id
+	if m.Round > 1 {
+		key += ".a" + strconv.Itoa(m.Round)
+	}
+	return key
 }
 
 // merchantPattern is Svix's for the uid of an application. The SDK puts ids into paths as they are.
@@ -241,7 +264,7 @@ func (c *Client) post(ctx context.Context, merchantID, id string, message Messag
 	in.EventId = &id
 	out, err := c.api.Message.Create(watched, merchantID, *in, &sdk.MessageCreateOptions{
 		WithContent:    new(false), // else the SDK writes into an answer that may not be there
-		IdempotencyKey: new("hookline." + merchantID + "." + id),
+		IdempotencyKey: new(message.idempotencyKey(merchantID, id)),
 	})
 	switch {
 	case err != nil:

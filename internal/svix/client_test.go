@@ -549,7 +549,8 @@ func TestAWrongTokenLosesNothing(t *testing.T) {
 	wrong := w.client(t, svix.Options{Token: "wrong", Mending: 5 * time.Second})
 	err := wrong.Check(t.Context())
 	require.Equal(t, fault.Unavailable, fault.ClassOf(err))
-	require.EqualError(t, err, "Svix cannot be used: svix_unauthorized, status 401: Invalid token")
+	require.ErrorIs(t, err, svix.ErrRefused)
+	require.EqualError(t, err, "Svix cannot be used: svix_unauthorized, status 401: Invalid token: SVIX_TOKEN or SVIX_URL is wrong")
 	var messages []svix.Message
 	for range 10 {
 		message := newMessage()

@@ -144,8 +144,12 @@ func (c *Client) vanished(ctx context.Context, seen *call, err error) Result {
 // takes is Svix's own rule for a message without channels. An endpoint that came later would not have got the message; one
 // that was changed later is taken to have been as it is.
 func takes(endpoint models.EndpointOut, message *models.MessageOut) bool {
+	return subscribed(endpoint, message.EventType) && !endpoint.CreatedAt.After(message.Timestamp.Add(clockSlack))
+}
+
+// subscribed is that rule without the times.
+func subscribed(endpoint models.EndpointOut, eventType string) bool {
 	return (endpoint.Disabled == nil || !*endpoint.Disabled) &&
-		(len(endpoint.FilterTypes) == 0 || slices.Contains(endpoint.FilterTypes, message.EventType)) &&
-		len(endpoint.Channels) == 0 &&
-		!endpoint.CreatedAt.After(message.Timestamp.Add(clockSlack))
+		(len(endpoint.FilterTypes) == 0 || slices.Contains(endpoint.FilterTypes, eventType)) &&
+		len(endpoint.Channels) == 0
 }

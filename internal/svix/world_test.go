@@ -117,6 +117,8 @@ type merchant struct {
 	mu     sync.Mutex
 	status []int
 	got    []received
+	begun  chan<- struct{} // closed by the next webhook, which waits for gate
+	gate   <-chan struct{}
 }
 
 // received is a webhook that verified.
@@ -148,6 +150,14 @@ func newMerchant(t *testing.T) *merchant {
 			return
 		}
 		m.mu.Lock()
+		begun, gate := m.begun, m.gate
+		m.begun, m.gate = nil, nil
+		m.mu.Unlock()
+		if begun != nil {
+			close(begun)
+			<-gate
+		}
+		m.mu.Lock()
 		defer m.mu.Unlock()
 		status := http.StatusNoContent
 		if len(m.status) > 0 {
@@ -168,6 +178,13 @@ func (m *merchant) answers(status ...int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.status = status
+}
+
+// holds has the next webhook close begun, and wait for gate.
+func (m *merchant) holds(begun chan<- struct{}, gate <-chan struct{}) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.begun, m.gate = begun, gate
 }
 
 func (m *merchant) all() []received {
