@@ -85,6 +85,7 @@ func newMetrics(registry prometheus.Registerer) *reconcileMetrics {
 	for _, reason := range []string{"overtaken", "over_age", "overdue", "owner_ended", "parked", "overslept", "svix_lost"} {
 		m.redriven.WithLabelValues(reason)
 	}
+	m.svixLooks.WithLabelValues(string(delivery.CauseSvixExhausted))
 	m.countDeliveries(nil)
 	m.countEndpoints(0, 0)
 	registry.MustRegister(m.leading, m.looks, m.failures, m.unplanned, m.unaccounted, m.behind, m.redriven, m.refused, m.xminAge, m.settledAge,
