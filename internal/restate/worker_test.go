@@ -32,6 +32,7 @@ type scripts struct {
 	attempt map[uuid.UUID]func(ctx context.Context, owner string, list delivery.AttemptList) (dispatch.Result, error)
 	record  map[uuid.UUID]func(ctx context.Context, owner string, result dispatch.Result) error
 	bury    map[string]func(record delivery.DeadRecord) error
+	park    map[uuid.UUID]func(tickets []delivery.Ticket) error
 	release map[delivery.Sequence]func(owner string) ([]delivery.AttemptList, error)
 }
 
@@ -41,6 +42,7 @@ func newScripts() *scripts {
 		attempt: map[uuid.UUID]func(context.Context, string, delivery.AttemptList) (dispatch.Result, error){},
 		record:  map[uuid.UUID]func(context.Context, string, dispatch.Result) error{},
 		bury:    map[string]func(delivery.DeadRecord) error{},
+		park:    map[uuid.UUID]func([]delivery.Ticket) error{},
 		release: map[delivery.Sequence]func(string) ([]delivery.AttemptList, error){},
 	}
 }
@@ -97,7 +99,15 @@ func (s *scripts) Bury(_ context.Context, record delivery.DeadRecord) error {
 	return do(record)
 }
 
-func (*scripts) Park(context.Context, uuid.UUID, []delivery.Ticket) error { return errNoScript }
+func (s *scripts) Park(_ context.Context, endpoint uuid.UUID, tickets []delivery.Ticket) error {
+	s.mu.Lock()
+	do := s.park[endpoint]
+	s.mu.Unlock()
+	if do == nil {
+		return errNoScript
+	}
+	return do(tickets)
+}
 
 func (s *scripts) onProcess(id uuid.UUID, do func(ctx context.Context, owner string, refs []event.Ref) (dispatch.Result, error)) {
 	s.mu.Lock()
@@ -127,6 +137,12 @@ func (s *scripts) onRelease(sequence delivery.Sequence, do func(owner string) ([
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.release[sequence] = do
+}
+
+func (s *scripts) onPark(endpoint uuid.UUID, do func(tickets []delivery.Ticket) error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.park[endpoint] = do
 }
 
 // serve makes a handler reachable as Restate wants it: HTTP/2 without TLS.
