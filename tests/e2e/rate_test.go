@@ -1,9 +1,12 @@
 package e2e_test
 
 import (
+	"bufio"
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -60,6 +63,23 @@ func (r *receipts) worst() int {
 	return most
 }
 
+// accepted is how many requests of the worker's were answered with 2xx.
+func (s *running) accepted(t *testing.T, worker string) (n int) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+s.status.Address(worker)+"/metrics", http.NoBody)
+	require.NoError(t, err)
+	resp, err := http.DefaultClient.Do(req)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
+		if count, found := strings.CutPrefix(lines.Text(), `hookline_attempts_total{cause="ok"`); found {
+			n, err = strconv.Atoi(count[strings.LastIndexByte(count, ' ')+1:])
+			require.NoError(t, err)
+		}
+	}
+	return n
+}
+
 func TestNoSecondHasMoreThanTheRateLimitWithTwoWorkers(t *testing.T) {
 	const limit = 50
 	s := start(t, "HOOKLINE_WORKERS=2")
@@ -90,6 +110,9 @@ func TestNoSecondHasMoreThanTheRateLimitWithTwoWorkers(t *testing.T) {
 	require.Equal(t, all, unique, "nothing came twice")
 	require.Greater(t, float64(all-1)/took.Seconds(), 0.8*limit, "the limit is made use of")
 	require.LessOrEqual(t, merchant.worst(), limit+delivery.Burst(limit))
+	for _, worker := range []string{stack.WebhookWorker, stack.WebhookWorker + "-2"} {
+		require.Positive(t, s.accepted(t, worker), "%s has sent some", worker)
+	}
 
 	// More than can be booked, and a worker that is killed meanwhile.
 	burst(300)
