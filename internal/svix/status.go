@@ -46,7 +46,7 @@ func (c *Client) Status(ctx context.Context, merchantID string, message Message)
 	look := look{c: c, merchantID: merchantID, eventType: message.EventType}
 	fate, refusal := look.at(ctx, message.eventID(0))
 	// The event's own message answers nearly always. One that has a stand-in was not attempted when that was made.
-	if refusal == nil && fate != Delivered && fate != Lost {
+	if refusal == nil && fate != Delivered {
 		fate, refusal = look.newest(ctx, message, fate)
 	}
 	if refusal != nil {
