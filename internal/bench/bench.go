@@ -157,6 +157,11 @@ func Run(ctx context.Context, o Options) (_ Report, err error) {
 	}
 	memory := watchMemory(ctx, proc, o.Components)
 	defer memory.stop()
+	circuits, err := watchCircuits(ctx, o.DSN, slices.Concat(groups[hanging].endpoints, groups[failing].endpoints))
+	if err != nil {
+		return Report{}, err
+	}
+	defer circuits.stop()
 	published, err := o.drive(ctx, publisher, receiver, func() (int, error) {
 		if len(groups) == 1 {
 			return 0, nil
@@ -186,7 +191,11 @@ func Run(ctx context.Context, o Options) (_ Report, err error) {
 	r := o.report(events, published, receiver)
 	r.Intake = worker.Intake
 	r.Machine = Machine{CPU: proc.cpuModel(), Cores: runtime.NumCPU()}
-	if r.Troubled, err = o.troubled(ctx, db, groups, receiver, published.Last); err != nil {
+	circuits.stop()
+	if circuits.err != nil {
+		return Report{}, circuits.err
+	}
+	if r.Troubled, err = o.troubled(ctx, db, groups, receiver, published, circuits.opened); err != nil {
 		return Report{}, err
 	}
 	err = errors.Join(r.addUsage(o, proc, before, after, backends), r.addMemory(o, memory))
@@ -223,7 +232,7 @@ func (o Options) remove(ctx context.Context, db *load.Database, groups map[kind]
 }
 
 // troubled says what came of the endpoints that are not healthy, by the requests that they got and by the ledger.
-func (o Options) troubled(ctx context.Context, db *load.Database, groups map[kind]endpointGroup, receiver *merchants, until time.Time) ([]Troubled, error) {
+func (o Options) troubled(ctx context.Context, db *load.Database, groups map[kind]endpointGroup, receiver *merchants, published load.Published, opened map[uuid.UUID]time.Time) ([]Troubled, error) {
 	var all []Troubled
 	for _, k := range []kind{hanging, failing} {
 		g, found := groups[k]
@@ -231,8 +240,10 @@ func (o Options) troubled(ctx context.Context, db *load.Database, groups map[kin
 			continue
 		}
 		t := Troubled{Kind: k.String(), Endpoints: len(g.endpoints)}
+		var tallies []*tally
 		for _, place := range g.places {
-			t.add(&receiver.tallies[place], until)
+			tallies = append(tallies, &receiver.tallies[place])
+			t.add(&receiver.tallies[place], published.Last)
 		}
 		events, err := db.EventsOfMerchants(ctx, g.merchants)
 		if err != nil {
@@ -258,6 +269,7 @@ func (o Options) troubled(ctx context.Context, db *load.Database, groups map[kin
 			return nil, err
 		}
 		t.account(len(events), t.States, backlogs)
+		t.spare(published.First, opened, backlogs, tallies)
 		all = append(all, t)
 	}
 	return all, nil

@@ -124,8 +124,14 @@ func (r Report) printTroubled(w io.Writer) {
 	for _, t := range r.Troubled {
 		fmt.Fprintf(w, "%d of the endpoints are %s, and not in the figures above: %d events, %d of them not in the ledger; there %s; circuits %s\n",
 			t.Endpoints, t.Kind, t.Created, t.Unaccounted, counts(t.States), counts(t.Circuits))
-		fmt.Fprintf(w, "  %d requests came; the most at one endpoint: %d, %d within a second, %d open at once, %d in the last minute\n\n",
+		fmt.Fprintf(w, "  %d requests came; the most at one endpoint: %d, %d within a second, %d open at once, %d in the last minute\n",
 			t.Attempts, t.MostOfOne, t.MostOfOnePerS, t.MostOpenAtOnce, t.MostOfOneLatePerM)
+		if t.OpenedAfterS == nil {
+			fmt.Fprintf(w, "  not all of their circuits opened\n\n")
+			continue
+		}
+		fmt.Fprintf(w, "  all of their circuits had opened after %.1f s; since then %d requests came to all of them, and %d probes were allowed\n\n",
+			*t.OpenedAfterS, t.AttemptsOpen, t.Probes)
 	}
 }
 

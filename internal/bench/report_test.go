@@ -40,7 +40,7 @@ func sampleReport() Report {
 		Troubled: []Troubled{{
 			Kind: "hanging", Endpoints: 2, Created: 700, States: map[delivery.State]int{delivery.Parked: 690, delivery.Retrying: 9}, Unaccounted: 1,
 			Attempts: 41, MostOfOne: 21, MostOfOnePerS: 20, MostOpenAtOnce: 20, MostOfOneLatePerM: 1,
-			Circuits: map[delivery.Circuit]int{delivery.CircuitOpen: 2},
+			Circuits: map[delivery.Circuit]int{delivery.CircuitOpen: 2}, OpenedAfterS: &[]float64{10.2}[0], AttemptsOpen: 3, Probes: 4,
 		}},
 		LostIDs: []uuid.UUID{uuid.MustParse("01890a5d-ac96-774b-bcce-b302099a8057")},
 		Processes: []Usage{

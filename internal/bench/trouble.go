@@ -1,12 +1,15 @@
 package bench
 
 import (
+	"context"
 	"fmt"
 	"math"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/hookline/hookline/internal/delivery"
 	"github.com/hookline/hookline/internal/load"
@@ -79,6 +82,70 @@ type Troubled struct {
 	MostOfOneLatePerM int `json:"attempts_most_of_one_in_last_60_s"`
 	// Circuits counts the endpoints by the state of their circuit at the end of the run.
 	Circuits map[delivery.Circuit]int `json:"circuits"`
+	// OpenedAfterS is when the last of them had its circuit opened first, in seconds; null where one's never did.
+	OpenedAfterS *float64 `json:"circuits_opened_after_s"`
+	// AttemptsOpen are the requests that came since then, from 1 s after each circuit's opening: a request begins up to 1 s
+	// after it was decided. Probes is how many the circuits allowed: one for each time that one opened again, or is half open.
+	AttemptsOpen int `json:"attempts_since_opened"`
+	Probes       int `json:"probes"`
+}
+
+// startsWithin is how long after it was decided a request may begin.
+const startsWithin = time.Second
+
+// circuitInterval is how often circuits are looked at.
+const circuitInterval = 500 * time.Millisecond
+
+// circuitWatch notes when circuits open first.
+type circuitWatch struct {
+	stop   func()
+	opened map[uuid.UUID]time.Time
+	err    error
+}
+
+// watchCircuits looks until the watch is stopped, on a connection of its own. What it has seen is to be read after that; to
+// stop it again does nothing.
+func watchCircuits(ctx context.Context, dsn string, endpoints []uuid.UUID) (*circuitWatch, error) {
+	w := &circuitWatch{stop: func() {}, opened: map[uuid.UUID]time.Time{}}
+	if len(endpoints) == 0 {
+		return w, nil
+	}
+	db, err := load.Connect(ctx, dsn)
+	if err != nil {
+		return nil, err
+	}
+	looking, cancel := context.WithCancel(ctx)
+	var ended sync.WaitGroup
+	ended.Go(func() {
+		defer func() { _ = db.Close(context.WithoutCancel(ctx)) }() // it only reads
+		tick := time.NewTicker(circuitInterval)
+		defer tick.Stop()
+		for {
+			circuits, err := db.Circuits(looking, endpoints)
+			if err != nil {
+				if looking.Err() == nil {
+					w.err = err
+				}
+				return
+			}
+			w.note(circuits)
+			select {
+			case <-looking.Done():
+				return
+			case <-tick.C:
+			}
+		}
+	})
+	w.stop = func() { cancel(); ended.Wait() }
+	return w, nil
+}
+
+func (w *circuitWatch) note(circuits []load.Backlog) {
+	for _, each := range circuits {
+		if _, known := w.opened[each.EndpointID]; !known && each.Circuit != delivery.CircuitClosed {
+			w.opened[each.EndpointID] = each.ChangedAt
+		}
+	}
 }
 
 // tally counts the requests at one endpoint. It is safe for concurrent use.
@@ -127,6 +194,44 @@ func (r *Troubled) add(t *tally, until time.Time) {
 	r.MostOfOne = max(r.MostOfOne, len(t.came))
 	r.MostOpenAtOnce = max(r.MostOpenAtOnce, t.mostOpen)
 	r.MostOfOneLatePerM = max(r.MostOfOneLatePerM, late)
+}
+
+// since counts the requests that came after a time.
+func (t *tally) since(from time.Time) int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := 0
+	for _, at := range t.came {
+		if at.After(from) {
+			n++
+		}
+	}
+	return n
+}
+
+// spare adds what the circuits had to do with it; circuits are as they were before the requests were counted, and tallies
+// those of the same endpoints.
+func (r *Troubled) spare(began time.Time, opened map[uuid.UUID]time.Time, circuits []load.Backlog, tallies []*tally) {
+	last := began
+	for i, each := range circuits {
+		at, did := opened[each.EndpointID]
+		if !did {
+			last = time.Time{}
+			continue
+		}
+		if !last.IsZero() && at.After(last) {
+			last = at
+		}
+		r.AttemptsOpen += tallies[i].since(at.Add(startsWithin))
+		r.Probes += max(0, each.Opens-1)
+		if each.Circuit == delivery.CircuitHalfOpen {
+			r.Probes++
+		}
+	}
+	if !last.IsZero() && len(circuits) > 0 {
+		after := load.Round(last.Sub(began).Seconds(), 1)
+		r.OpenedAfterS = &after
+	}
 }
 
 // account adds what the ledger says of so many events.

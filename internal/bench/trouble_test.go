@@ -8,9 +8,11 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
+	"github.com/hookline/hookline/internal/delivery"
 	"github.com/hookline/hookline/internal/load"
 )
 
@@ -59,6 +61,38 @@ func TestRequestsAreCountedWithinAnySecond(t *testing.T) {
 	r.add(&one, begin.Add(110*time.Second))
 	r.add(&other, begin.Add(110*time.Second))
 	require.Empty(t, cmp.Diff(Troubled{Attempts: 8, MostOfOne: 7, MostOfOnePerS: 4, MostOpenAtOnce: 2, MostOfOneLatePerM: 1}, r))
+}
+
+func TestAfterACircuitOpenedOnlyProbesAreAllowed(t *testing.T) {
+	t.Parallel()
+	begin := time.Date(2026, 2, 23, 12, 0, 0, 0, time.UTC)
+	after := func(s float64) time.Time { return begin.Add(time.Duration(s * float64(time.Second))) }
+	requests := func(at ...float64) *tally {
+		t := &tally{}
+		for _, s := range at {
+			t.begin(after(s))
+		}
+		return t
+	}
+	a, b := uuid.New(), uuid.New()
+	w := circuitWatch{opened: map[uuid.UUID]time.Time{}}
+	look := func(endpoint uuid.UUID, circuit delivery.Circuit, since float64, opens int) load.Backlog {
+		backlog := load.Backlog{EndpointID: endpoint, Circuit: circuit, ChangedAt: after(since), Opens: opens}
+		w.note([]load.Backlog{backlog})
+		return backlog
+	}
+	look(a, delivery.CircuitClosed, -5, 0)
+	look(a, delivery.CircuitOpen, 10, 1)
+	look(b, delivery.CircuitOpen, 12.5, 1)
+	ends := []load.Backlog{look(a, delivery.CircuitOpen, 40, 3), look(b, delivery.CircuitHalfOpen, 30, 2)}
+	var r Troubled
+	r.spare(begin, w.opened, ends, []*tally{requests(1, 9, 10.9, 15, 25, 39), requests(30)})
+	require.InDelta(t, 12.5, *r.OpenedAfterS, 0)
+	require.Equal(t, []int{4, 4}, []int{r.AttemptsOpen, r.Probes}, "that at 10.9 s was decided before")
+
+	r = Troubled{}
+	r.spare(begin, w.opened, append(ends, look(uuid.New(), delivery.CircuitClosed, 0, 0)), []*tally{requests(), requests(), requests(1, 2)})
+	require.Nil(t, r.OpenedAfterS, "one did not open")
 }
 
 func looks(n int, mb func(second float64) float64) []held {

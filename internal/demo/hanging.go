@@ -2,7 +2,6 @@ package demo
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"text/tabwriter"
@@ -98,8 +97,8 @@ func (t troubles) hanging(ctx context.Context, o Options) (Outcome, error) {
 
 // Err says what was lost, and whether the healthy merchants were hurt.
 func (r Hanging) Err() error {
-	var errs []error
-	add := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	var found []string
+	add := func(format string, args ...any) { found = append(found, fmt.Sprintf(format, args...)) }
 	if r.Lost > 0 {
 		add("%d of %d webhooks did not arrive", r.Lost, r.Created)
 	}
@@ -115,7 +114,7 @@ func (r Hanging) Err() error {
 			add("the circuit of %s did not open", m.Merchant)
 		}
 	}
-	return errors.Join(errs...)
+	return joined(found)
 }
 
 func (r Hanging) headline() string {

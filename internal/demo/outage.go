@@ -2,7 +2,6 @@ package demo
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -130,8 +129,8 @@ func (r *Outage) drained(events []arrival) {
 
 // Err says what was lost, and where the outage hurt more than it has to.
 func (r Outage) Err() error {
-	var errs []error
-	add := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	var found []string
+	add := func(format string, args ...any) { found = append(found, fmt.Sprintf(format, args...)) }
 	if r.Lost > 0 {
 		add("%d of %d webhooks did not arrive", r.Lost, r.Created)
 	}
@@ -148,7 +147,7 @@ func (r Outage) Err() error {
 	case r.LiveDuringDrain.CommitToAckMS.P99 >= load.Milliseconds(liveLimit):
 		add("beside the backlog the p99 of live webhooks was %.0f ms, and not under %s", r.LiveDuringDrain.CommitToAckMS.P99, liveLimit)
 	}
-	return errors.Join(errs...)
+	return joined(found)
 }
 
 func (r Outage) headline() string {

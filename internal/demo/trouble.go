@@ -440,3 +440,11 @@ func eventsOf(fates []fate) []arrival {
 func unavailable() simulator.Behaviour {
 	return simulator.Behaviour{Status: http.StatusServiceUnavailable}
 }
+
+// joined makes one line of what was found; nil where nothing was.
+func joined(findings []string) error {
+	if len(findings) == 0 {
+		return nil
+	}
+	return errors.New(strings.Join(findings, "; "))
+}

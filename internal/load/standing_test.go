@@ -18,7 +18,7 @@ func TestABacklogIsWhatAnEndpointHasNotTaken(t *testing.T) {
 	db := pgtest.New(t)
 	pool, d := db.Pool(t, ""), connect(t, db)
 	well, ill, other := endpointtest.Add(t, pool, "well", nil), endpointtest.Add(t, pool, "ill", nil), endpointtest.Add(t, pool, "other", nil)
-	_, err := pool.Exec(t.Context(), `update delivery.endpoints set circuit = 'open', circuit_changed_at = '2026-02-23T12:00:00Z',
+	_, err := pool.Exec(t.Context(), `update delivery.endpoints set circuit = 'open', circuit_opens = 3, circuit_changed_at = '2026-02-23T12:00:00Z',
 		probe_at = '2026-02-23T12:00:05Z' where id = $1`, ill)
 	require.NoError(t, err)
 	add := func(endpoint uuid.UUID, state delivery.State, generation int) {
@@ -39,7 +39,12 @@ func TestABacklogIsWhatAnEndpointHasNotTaken(t *testing.T) {
 	require.Equal(t, []any{well, delivery.CircuitClosed, 0, 0}, []any{got[0].EndpointID, got[0].Circuit, got[0].Parked, got[0].Due})
 	require.WithinDuration(t, time.Date(2026, 2, 23, 12, 0, 0, 0, time.UTC), got[1].ChangedAt, 0)
 	got[1].ChangedAt = time.Time{}
-	require.Equal(t, load.Backlog{EndpointID: ill, Circuit: delivery.CircuitOpen, Parked: 2, Due: 2}, got[1])
+	require.Equal(t, load.Backlog{EndpointID: ill, Circuit: delivery.CircuitOpen, Opens: 3, Parked: 2, Due: 2}, got[1])
+	circuits, err := d.Circuits(t.Context(), []uuid.UUID{ill, well})
+	require.NoError(t, err)
+	circuits[0].ChangedAt = time.Time{}
+	require.Equal(t, load.Backlog{EndpointID: ill, Circuit: delivery.CircuitOpen, Opens: 3}, circuits[0])
+	require.Equal(t, well, circuits[1].EndpointID)
 
 	states, err := d.States(t.Context(), []uuid.UUID{well, ill})
 	require.NoError(t, err)
