@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -29,7 +30,13 @@ import (
 	"github.com/hookline/hookline/migrations"
 )
 
-func TestMain(m *testing.M) { pgtest.Main(m) }
+func TestMain(m *testing.M) {
+	// Each story of order_test.go is a second of SQL. The command line may say otherwise.
+	if err := flag.Set("rapid.checks", "40"); err != nil {
+		panic(err)
+	}
+	pgtest.Main(m)
+}
 
 // world is a dispatcher on a real ledger, with a merchant and a data-service that do as a test says.
 type world struct {
