@@ -93,21 +93,16 @@ type invocation struct {
 
 // faultyLedger errs now and then, before it has done what it was asked to, or after.
 type faultyLedger struct {
-	orderLedger
-	sim  *simulation
-	dead *deadProcess
+	*postgres.Ledger
+	double orderLedger
+	sim    *simulation
+	dead   *deadProcess
 }
 
 // orderLedger is what is replaced in a test that must find a defect.
 type orderLedger interface {
 	Plan(ctx context.Context, owner, route string, refs []event.Ref) ([]delivery.Claim, delivery.Planned, error)
-	Resume(ctx context.Context, owner string, eventIDs []uuid.UUID) ([]delivery.Claim, []delivery.Settled, error)
-	Claim(ctx context.Context, owner string, endpointID uuid.UUID, tickets []delivery.Ticket) ([]delivery.Claim, []delivery.Settled, error)
 	Release(ctx context.Context, owner string, s delivery.Sequence) ([]delivery.Overdue, error)
-	Holds(ctx context.Context, claim delivery.Claim) (bool, error)
-	Record(ctx context.Context, owner string, outcomes []delivery.Outcome) error
-	Endpoints(ctx context.Context, ids []uuid.UUID) ([]delivery.Endpoint, error)
-	Bury(ctx context.Context, record delivery.DeadRecord) error
 }
 
 // deadProcess is one that was killed: nothing that it does any more counts.
@@ -150,7 +145,7 @@ type twoOf[A, B any] struct {
 
 func (l *faultyLedger) Plan(ctx context.Context, owner, route string, refs []event.Ref) ([]delivery.Claim, delivery.Planned, error) {
 	out, err := around(l, func() (twoOf[[]delivery.Claim, delivery.Planned], error) {
-		a, b, err := l.orderLedger.Plan(ctx, owner, route, refs)
+		a, b, err := l.double.Plan(ctx, owner, route, refs)
 		return twoOf[[]delivery.Claim, delivery.Planned]{a, b}, err
 	})
 	return out.a, out.b, err
@@ -158,7 +153,7 @@ func (l *faultyLedger) Plan(ctx context.Context, owner, route string, refs []eve
 
 func (l *faultyLedger) Resume(ctx context.Context, owner string, ids []uuid.UUID) ([]delivery.Claim, []delivery.Settled, error) {
 	out, err := around(l, func() (twoOf[[]delivery.Claim, []delivery.Settled], error) {
-		a, b, err := l.orderLedger.Resume(ctx, owner, ids)
+		a, b, err := l.Ledger.Resume(ctx, owner, ids)
 		return twoOf[[]delivery.Claim, []delivery.Settled]{a, b}, err
 	})
 	return out.a, out.b, err
@@ -166,18 +161,18 @@ func (l *faultyLedger) Resume(ctx context.Context, owner string, ids []uuid.UUID
 
 func (l *faultyLedger) Claim(ctx context.Context, owner string, id uuid.UUID, tickets []delivery.Ticket) ([]delivery.Claim, []delivery.Settled, error) {
 	out, err := around(l, func() (twoOf[[]delivery.Claim, []delivery.Settled], error) {
-		a, b, err := l.orderLedger.Claim(ctx, owner, id, tickets)
+		a, b, err := l.Ledger.Claim(ctx, owner, id, tickets)
 		return twoOf[[]delivery.Claim, []delivery.Settled]{a, b}, err
 	})
 	return out.a, out.b, err
 }
 
 func (l *faultyLedger) Release(ctx context.Context, owner string, s delivery.Sequence) ([]delivery.Overdue, error) {
-	return around(l, func() ([]delivery.Overdue, error) { return l.orderLedger.Release(ctx, owner, s) })
+	return around(l, func() ([]delivery.Overdue, error) { return l.double.Release(ctx, owner, s) })
 }
 
 func (l *faultyLedger) Record(ctx context.Context, owner string, outcomes []delivery.Outcome) error {
-	_, err := around(l, func() (struct{}, error) { return struct{}{}, l.orderLedger.Record(ctx, owner, outcomes) })
+	_, err := around(l, func() (struct{}, error) { return struct{}{}, l.Ledger.Record(ctx, owner, outcomes) })
 	return err
 }
 
@@ -316,7 +311,7 @@ func (s *simulation) begin(t *testing.T) {
 	}
 	s.process = dispatch.New(t.Context(), dispatch.Config{
 		Route: "inhouse", Schedule: delivery.Schedule{time.Millisecond, time.Millisecond}, Jitter: 0.2, WakeFunc: wake,
-	}, &faultyLedger{s.double, s, life}, &data{}, s, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	}, &faultyLedger{s.ledger, s.double, s, life}, &data{}, s, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 }
 
 // end waits for what the process has open, or kills it with that.
