@@ -34,8 +34,8 @@ func Burst(limit int) int { return (limit + 3) / 4 }
 type Pace struct {
 	// NextUS is the next free slot, in Unix time.
 	NextUS int64 `json:"next_unix_us"`
-	// LeadMS is how long before its slot a request must be begun, as one has shown at LeadAtMS, in Unix time: the endpoint is
-	// far away, or there is much to do here.
+	// LeadMS is how long before its slot a request must be begun, as one has shown at LeadAtMS, in Unix time, that was late:
+	// it takes so long to connect to the endpoint.
 	LeadMS   int64 `json:"lead_ms,omitempty"`
 	LeadAtMS int64 `json:"lead_at_unix_ms,omitempty"`
 }
@@ -44,7 +44,7 @@ type Pace struct {
 type PaceRequest struct {
 	List AttemptList `json:"list"`
 	Rate int         `json:"rate"` // webhooks a second
-	// LeadMS is how long before its slot one of them would have had to be begun that was late for it.
+	// LeadMS is how long the connection of one of them took that was late for its slot.
 	LeadMS int64 `json:"lead_ms,omitempty"`
 }
 

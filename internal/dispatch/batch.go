@@ -140,7 +140,7 @@ func (b *batch) gather(done []delivery.Outcome, open map[delivery.Key]delivery.C
 	started := time.Now()
 	lines := make([]Line, 0, len(done)+len(open))
 	var ended []*exchange // whose outcomes are not written down yet
-	budget := time.NewTimer(b.budget)
+	budget := time.NewTimer(b.budget + b.slots.ahead()) // nobody is slow to answer who was not asked yet
 	defer budget.Stop()
 	flush := time.NewTimer(time.Hour)
 	defer flush.Stop()

@@ -49,8 +49,17 @@ func (s slots) of(key delivery.Key) (time.Time, time.Duration) {
 	return s.list.Slot(i)
 }
 
+// ahead is how long it is to the last slot, at most longestHold.
+func (s slots) ahead() time.Duration {
+	if s.list.SlotUS == 0 {
+		return 0
+	}
+	last, _ := s.list.Slot(len(s.list.Tickets) - 1)
+	return min(max(0, time.Until(last)), longestHold)
+}
+
 // outOfTurn is what becomes of a delivery whose endpoint has a rate limit, and which has no slot, or was late for the one
-// that it had: the endpoint's pacer finds it one. lead is how long before its slot it would have had to be begun.
+// that it had: the endpoint's pacer finds it one. lead is how long before that its connection has to be begun, as far as that is known.
 func outOfTurn(claim delivery.Claim, lead time.Duration) delivery.Outcome {
 	return delivery.Outcome{
 		Key: claim.Key, Epoch: claim.Epoch, Number: claim.Number, State: delivery.Retrying, Cause: delivery.CausePaced,
@@ -90,9 +99,9 @@ func (d *Dispatcher) postInSlot(e *exchange, claimedAt time.Time) deliver.Respon
 	}
 	d.wait(e.slot.Add(-e.lead))
 	begun := time.Now()
-	if late := begun.Sub(e.slot); late > delivery.PaceLate {
+	if begun.Sub(e.slot) > delivery.PaceLate {
 		d.metrics.paced.WithLabelValues(pacedLate).Inc()
-		return deliver.Response{Cause: delivery.CausePaced, Latency: e.lead + late}
+		return deliver.Response{Cause: delivery.CausePaced}
 	}
 	endpoint := e.endpoint
 	endpoint.Timeout += max(0, e.slot.Sub(begun)) // what it waits with its connection made is not the endpoint's
@@ -101,14 +110,12 @@ func (d *Dispatcher) postInSlot(e *exchange, claimedAt time.Time) deliver.Respon
 		connecting := time.Since(begun)
 		d.wait(e.slot)
 		return d.mayStart(e, claimedAt, func() error {
-			late := time.Since(e.slot)
-			if late <= delivery.PaceLate {
+			if time.Since(e.slot) <= delivery.PaceLate {
 				return nil
 			}
-			miss := deliver.Response{Cause: delivery.CausePaced, Latency: e.lead + late}
+			miss := deliver.Response{Cause: delivery.CausePaced, Latency: connecting}
 			if connecting > delivery.MaxLead {
-				// No lead is long enough: without this it would go round for ever.
-				miss = deliver.Response{Cause: delivery.CauseTimeoutConnect, Latency: connecting}
+				miss.Cause = delivery.CauseTimeoutConnect // no lead is long enough: it would go round for ever
 			}
 			select {
 			case missed <- miss:

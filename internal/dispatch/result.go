@@ -27,7 +27,7 @@ type Line struct {
 	State      delivery.State `json:"state"`
 	Cause      delivery.Cause `json:"cause"`
 	StatusCode int            `json:"status_code,omitempty"`
-	LatencyMS  int64          `json:"latency_ms"`           // of one that was late for its slot, how long before that it should have begun
+	LatencyMS  int64          `json:"latency_ms"`           // of one that was late for its slot, how long its connection took
 	RateLimit  int            `json:"rate_limit,omitempty"` // of one that goes to its endpoint's pacer
 	Next       int            `json:"next_attempt,omitempty"`
 	RetryInMS  int64          `json:"retry_in_ms,omitempty"`
