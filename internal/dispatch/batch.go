@@ -139,7 +139,7 @@ func (d *Dispatcher) deliver(ctx context.Context, owner string, claims []deliver
 func (b *batch) gather(done []delivery.Outcome, open map[delivery.Key]delivery.Claim, endpoints map[uuid.UUID]delivery.Endpoint) []Line {
 	started := time.Now()
 	lines := make([]Line, 0, len(done)+len(open))
-	var ended []*exchange // whose outcomes are not written down yet
+	var ended []*exchange                               // whose outcomes are not written down yet
 	budget := time.NewTimer(b.budget + b.slots.ahead()) // nobody is slow to answer who was not asked yet
 	defer budget.Stop()
 	flush := time.NewTimer(time.Hour)
