@@ -27,7 +27,7 @@ import (
 // mostListed bounds a list of deliveries.
 const mostListed = 10_000
 
-var listedStates = []delivery.State{delivery.Dead, delivery.Parked, delivery.Retrying, delivery.Pending, delivery.Succeeded}
+var listedStates = []delivery.State{delivery.Dead, delivery.Parked, delivery.Waiting, delivery.Retrying, delivery.Pending, delivery.Succeeded}
 
 func deliveries(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	const verbs = "want `deliveries list`, `deliveries show` or `deliveries retry`"
