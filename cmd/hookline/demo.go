@@ -13,11 +13,13 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/hookline/hookline/internal/delivery"
 	"github.com/hookline/hookline/internal/demo"
 	"github.com/hookline/hookline/internal/kafka"
 	"github.com/hookline/hookline/internal/postgres"
 	"github.com/hookline/hookline/internal/stack"
 	"github.com/hookline/hookline/internal/stack/process"
+	"github.com/hookline/hookline/internal/svix"
 )
 
 func runDemo(ctx context.Context, args []string, stdout, stderr io.Writer) error {
@@ -30,6 +32,7 @@ func runDemo(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	count := fs.Int("payments", 0, "`number` of payments to create, with a scenario for each merchant (default 20, or the scenario's own)")
 	refunds := fs.Int("refunds", -1, "`number` of them to refund: a second event each (default a tenth; none with --json; not with a scenario)")
 	drawing := fs.String("plot", "", "`file` for a scenario's plot, an SVG, where it has one (default SCENARIO.svg in the state directory)")
+	deliverer := fs.String("deliverer", delivery.RouteInhouse, "who delivers the webhooks: inhouse or svix, a Svix server of the stack's own (svix not with a scenario)")
 	asJSON := fs.Bool("json", false, "print the result as one JSON object on the last line, and the rest to stderr")
 	if _, err := parse(fs, args, 0, "demo [flags]",
 		"Brings the stack up where it is not, creates payments, and shows their webhooks arrive. The stack stays up.\n"+
@@ -41,6 +44,14 @@ func runDemo(ctx context.Context, args []string, stdout, stderr io.Writer) error
 		out = stderr
 	}
 	o := demo.Options{Payments: *count, MerchantID: stack.DemoMerchant, Token: os.Getenv("API_TOKEN"), Out: out}
+	switch {
+	case *deliverer != delivery.RouteInhouse && *deliverer != delivery.RouteSvix:
+		return wrongUsage("--deliverer is inhouse or svix, not %q", clean(*deliverer, 100))
+	case *deliverer == delivery.RouteSvix && *name != "":
+		return wrongUsage("--deliverer svix does not go with --scenario")
+	case *deliverer == delivery.RouteSvix:
+		options.Svix = true
+	}
 	if *name != "" {
 		scenario, err := demo.FindScenario(*name)
 		if err != nil {
@@ -77,6 +88,20 @@ func runDemo(ctx context.Context, args []string, stdout, stderr io.Writer) error
 		return err
 	}
 	onStack(&o, status)
+	pool, err := postgres.NewPool(ctx, status.DSN, postgres.Options{ApplicationName: "hookline demo"})
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	o.Routes = postgres.NewRouteStore(pool)
+	if *deliverer == delivery.RouteSvix {
+		client, err := svix.New(svix.Options{Token: status.SvixToken, BaseURL: "http://" + status.Address(stack.Svix)})
+		if err != nil {
+			return err
+		}
+		defer client.Close()
+		o.Svix = &demo.Svix{Client: client, Secret: status.WebhookSecret}
+	}
 
 	fmt.Fprintf(out, "\nCreating %d payments of %s at http://%s/payments, refunding %d of them:\n\n", o.Payments, o.MerchantID, o.API, o.Refunds)
 	result, err := demo.Run(ctx, o)

@@ -14,9 +14,11 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/hookline/hookline/internal/delivery"
 	"github.com/hookline/hookline/internal/endpoint"
 	"github.com/hookline/hookline/internal/kafka"
 	"github.com/hookline/hookline/internal/load"
+	"github.com/hookline/hookline/internal/postgres"
 )
 
 const (
@@ -55,6 +57,10 @@ type Options struct {
 	RestateAdmin   string // host:port of Restate's admin API and UI
 	// Kill kills every webhook-worker and returns when they are gone; Up starts what of the stack does not run.
 	Kill, Up func(ctx context.Context) error
+	// Svix says that the webhooks go by Svix; nil is in-house. No scenario goes by Svix.
+	Svix *Svix
+	// Routes are the ledger's, without which the merchant's stays as it is.
+	Routes *postgres.RouteStore
 	// Out is where a person watches.
 	Out io.Writer
 
@@ -84,6 +90,8 @@ type Result struct {
 	Refunds           int              `json:"refunds"`
 	Intake            string           `json:"intake"`
 	Kafka             string           `json:"kafka"`
+	Deliverer         string           `json:"deliverer,omitempty"` // where it is not this deployment
+	Svix              *SvixResult      `json:"svix,omitempty"`
 	// Addresses are what there is to open, by name.
 	Addresses map[string]string `json:"addresses"`
 }
@@ -96,7 +104,7 @@ func (r Result) Err() error {
 	case r.InvalidSignatures > 0:
 		return fmt.Errorf("%d webhooks were not signed well", r.InvalidSignatures)
 	}
-	return nil
+	return r.Svix.err(r.Created)
 }
 
 // Run creates the payments and returns when all their webhooks have arrived, or none has for 30 s. The error is about
@@ -112,12 +120,26 @@ func Run(ctx context.Context, o Options) (_ Result, err error) {
 	}
 	defer func() { err = errors.Join(err, s.db.Close(context.WithoutCancel(ctx))) }()
 
+	giveBack, err := o.takeRoute(ctx)
+	if err != nil {
+		return Result{}, err
+	}
+	defer func() { err = errors.Join(err, giveBack()) }()
+	began := time.Now()
 	w := &watch{Options: o, session: s, arrived: map[uuid.UUID]bool{}, arrivedOf: map[string]int{}}
 	if err := s.warn(ctx, o); err != nil {
 		return Result{}, err
 	}
 	if err := w.run(ctx); err != nil {
 		return Result{}, err
+	}
+	var bySvix *SvixResult
+	deliverer := ""
+	if o.Svix != nil {
+		deliverer = delivery.RouteSvix
+		if bySvix, err = w.settle(ctx, began); err != nil {
+			return Result{}, err
+		}
 	}
 	invalid, err := s.invalidSince(ctx)
 	if err != nil {
@@ -130,7 +152,7 @@ func Run(ctx context.Context, o Options) (_ Result, err error) {
 	return Result{
 		Created: account.Created, Delivered: account.Delivered, Lost: account.Lost, Duplicates: account.Duplicates,
 		InvalidSignatures: invalid, CommitToAckMS: load.PercentilesOf(account.CommitToAck),
-		Payments: o.Payments, Refunds: o.Refunds, Intake: s.worker.Intake, Kafka: o.Kafka,
+		Payments: o.Payments, Refunds: o.Refunds, Intake: s.worker.Intake, Kafka: o.Kafka, Deliverer: deliverer, Svix: bySvix,
 	}, nil
 }
 
@@ -371,4 +393,5 @@ func (r Result) Print(out io.Writer) {
 	}
 	fmt.Fprintf(out, "from commit to 2xx: p50 %.1f ms, p95 %.1f ms, p99 %.1f ms (intake %s, kafka %s)\n",
 		r.CommitToAckMS.P50, r.CommitToAckMS.P95, r.CommitToAckMS.P99, r.Intake, r.Kafka)
+	r.Svix.print(out)
 }

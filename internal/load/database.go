@@ -155,6 +155,24 @@ func (d *Database) Attempts(ctx context.Context, events []uuid.UUID) ([]Attempt,
 	return attempts, nil
 }
 
+// StatesOfEvents counts the events' deliveries by state.
+func (d *Database) StatesOfEvents(ctx context.Context, events []uuid.UUID) (map[delivery.State]int, error) {
+	rows, err := d.conn.Query(ctx, "select state, count(*) from delivery.deliveries where event_id = any($1) group by state", events)
+	if err != nil {
+		return nil, fmt.Errorf("counting deliveries: %w", err)
+	}
+	out := map[delivery.State]int{}
+	var state delivery.State
+	var n int
+	if _, err := pgx.ForEachRow(rows, []any{&state, &n}, func() error {
+		out[state] = n
+		return nil
+	}); err != nil {
+		return nil, fmt.Errorf("counting deliveries: %w", err)
+	}
+	return out, nil
+}
+
 // Backends returns what each of the server's processes works for: the role of a client, the name of the process for
 // the server's own.
 func (d *Database) Backends(ctx context.Context) (map[int]string, error) {
