@@ -177,7 +177,7 @@ func (p *paid) right() bool {
 		switch each.Outcome {
 		case callback.Applied, callback.AlreadyThere, callback.Overtaken:
 			decided[each.EventID] = true
-		case callback.Parked, callback.Contradicts, callback.UnknownPayment, callback.NoChange:
+		default:
 		}
 	}
 	return p.err == nil && p.story.Payment.Status == p.way.end && len(decided) == len(p.events) && len(p.story.Callbacks) == len(p.events)
@@ -488,7 +488,7 @@ func (c *callbacks) result(ctx context.Context) (Callbacks, error) {
 				out.Callbacks.AlreadyThere++
 			case callback.Overtaken:
 				out.Callbacks.Overtaken++
-			case callback.Parked, callback.Contradicts, callback.UnknownPayment, callback.NoChange:
+			default:
 			}
 		}
 	}

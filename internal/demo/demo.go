@@ -59,7 +59,7 @@ type Options struct {
 	Kill, Up func(ctx context.Context) error
 	// Svix says that the webhooks go by Svix; nil is in-house. No scenario goes by Svix.
 	Svix *Svix
-	// Routes are the ledger's, without which the merchant's stays as it is.
+	// Routes are the ledger's. Without them the merchant's stays as it is; a demo by Svix needs them.
 	Routes *postgres.RouteStore
 	// Out is where a person watches.
 	Out io.Writer

@@ -14,13 +14,16 @@ import (
 	"time"
 
 	"github.com/go-chi/chi/v5"
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 	svix "github.com/svix/svix-webhooks/go"
 
+	"github.com/hookline/hookline/internal/delivery"
 	"github.com/hookline/hookline/internal/load"
 	"github.com/hookline/hookline/internal/simulator"
+	svixclient "github.com/hookline/hookline/internal/svix"
 	"github.com/hookline/hookline/internal/testkit/pgtest"
 )
 
@@ -36,6 +39,8 @@ type pipeline struct {
 	sent     atomic.Int64
 	times    func(n int64) int // how often the n-th event's webhook is sent
 	secret   string
+	// svix, where there is one, is handed everything over instead, and the ledger knows what came of it.
+	svix *svixclient.Client
 }
 
 func (p *pipeline) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -67,7 +72,11 @@ func (p *pipeline) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	for range p.times(p.sent.Add(1)) {
-		p.send(eventID)
+		if p.svix != nil {
+			p.handOver(eventID)
+		} else {
+			p.send(eventID)
+		}
 	}
 	w.WriteHeader(status)
 	io.WriteString(w, `{"id":"`+id+`"}`)
@@ -89,9 +98,27 @@ func (p *pipeline) send(eventID string) {
 	require.NoError(p.t, res.Body.Close())
 }
 
+func (p *pipeline) handOver(eventID string) {
+	result := p.svix.HandOver(p.t.Context(), "joes-tshirt-shop", svixclient.Message{
+		EventID: uuid.MustParse(eventID), EventType: "payment.succeeded", Body: []byte(`{"event_id":"` + eventID + `"}`),
+	}, func() error { return nil })
+	require.Equal(p.t, svixclient.Accepted, result.Class, "%+v", result)
+	_, err := p.pool.Exec(p.t.Context(), `
+		with planned as (
+			insert into delivery.plans (event_id, txid, event_type, object_type, object_id, object_version, merchant_id, route, planned_by)
+			values ($1, 1, 'payment.succeeded', 'payment', 'p', 1, 'joes-tshirt-shop', 'svix', 'i'))
+		insert into delivery.deliveries (event_id, endpoint_id, epoch, merchant_id, state, ended_at)
+		values ($1, $2, 1, 'joes-tshirt-shop', 'succeeded', now())`, eventID, [16]byte(delivery.SvixEndpoint))
+	require.NoError(p.t, err)
+}
+
 func runAgainst(t *testing.T, p *pipeline, o Options) (Result, string) {
 	t.Helper()
-	db := pgtest.New(t)
+	return runOn(t, pgtest.New(t), p, o)
+}
+
+func runOn(t *testing.T, db pgtest.Database, p *pipeline, o Options) (Result, string) {
+	t.Helper()
 	merchant, err := simulator.New(t.Context(), simulator.Options{
 		Secrets: []string{secret}, Log: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry(),
 	})
