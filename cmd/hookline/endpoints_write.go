@@ -37,7 +37,7 @@ func addSpecFlags(fs *flag.FlagSet) *specFlags {
 		return nil
 	})
 	fs.StringVar(&f.schedule, "schedule", "", "`waits` between attempts, such as 5s,5m,2h, or a preset: standard, day, minutes; default is the deployment's")
-	fs.StringVar(&f.ordering, "ordering", "", "parallel or object `ordering`; object is kept for later, and sends in parallel yet (default parallel)")
+	fs.StringVar(&f.ordering, "ordering", "", "`ordering`: parallel, or object for each object's events in the order of its versions (default parallel)")
 	fs.StringVar(&f.timeout, "timeout", "", "`duration` that an attempt may take, 1s to 30s (default 10s)")
 	fs.StringVar(&f.rateLimit, "rate-limit", "", "most `webhooks` a second, 1 to 1000; none is as many as there are (default none)")
 	return f

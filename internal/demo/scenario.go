@@ -44,6 +44,10 @@ func Scenarios() map[string]Scenario {
 			About:    "A payment provider that tells everything three times and in any order, while the worker is killed, and what each payment becomes",
 			Payments: 30, Run: runCallbacks,
 		},
+		"ordered": {
+			About:    "Payments with many changes of status at two merchants that fail now and then, one of whom wants them in order",
+			Payments: 20, Run: runOrdered,
+		},
 		"outage": {
 			About:    "A merchant that is down for 20 s of steady traffic: its circuit, its backlog, and what others notice",
 			Payments: 1500, Run: runOutage,
