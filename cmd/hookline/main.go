@@ -43,6 +43,7 @@ var verbs = []verb{
 	{name: "topic", summary: "make the topic on a broker outside the stack", run: topic},
 	{name: "slot", summary: "make a CDC's replication slot in a database outside the stack", run: slot},
 	{name: "seed", summary: "give a ledger outside the stack the demo merchant", run: seed},
+	{name: "seed-svix", summary: "give a self-hosted Svix server the demo merchant, and where its news goes", run: seedSvix},
 	{name: "kfake", run: kfakeBroker},
 	{name: "balance", run: balancer},
 	{name: "svix", run: svixServer},

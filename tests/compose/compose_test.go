@@ -1,6 +1,9 @@
 package compose_test
 
 import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
 	"fmt"
 	"io/fs"
 	"os"
@@ -16,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.yaml.in/yaml/v3"
 
+	"github.com/hookline/hookline/internal/callback"
 	"github.com/hookline/hookline/internal/stack"
 	"github.com/hookline/hookline/internal/stack/restateserver"
 	"github.com/hookline/hookline/migrations"
@@ -372,4 +376,26 @@ func TestRestateRunsAsInTheEmbeddedStack(t *testing.T) {
 		composed[name] = *value
 	}
 	require.Empty(t, cmp.Diff(embedded, composed))
+}
+
+// jwtOf signs the claims as Svix's server does.
+func jwtOf(secret, organization string) string {
+	encode := base64.RawURLEncoding.EncodeToString
+	content := encode([]byte(`{"alg":"HS256","typ":"JWT"}`)) + "." +
+		encode(fmt.Appendf(nil, `{"iat":1700000000,"exp":2000000000,"nbf":1700000000,"iss":"svix-server","sub":%q}`, organization))
+	mac := hmac.New(sha256.New, []byte(secret))
+	mac.Write([]byte(content))
+	return content + "." + encode(mac.Sum(nil))
+}
+
+func TestSvixTakesTheTokensAndItsNewsIsLetIn(t *testing.T) {
+	t.Parallel()
+	values, all := dotenv(t, ".env"), services(t)
+	secret := values["SVIX_JWT_SECRET"]
+	require.Equal(t, jwtOf(secret, "org_23rb8YdGqMT0qIzpgGwdXfHirMu"), values["SVIX_TOKEN"])
+	require.Equal(t, jwtOf(secret, "org_00000000000SvixManagement00"), values["SVIX_MANAGEMENT_TOKEN"])
+	require.Contains(t, strings.Split(values["CALLBACK_SECRETS"], ","), callback.Svix+"="+values["SVIX_OPERATIONAL_SECRET"])
+	require.Equal(t, "http://payments-api:3001/callbacks/"+callback.Svix, flag(t, all["svix-init"], "--operational"))
+	require.Equal(t, flag(t, all["seed"], "--url"), flag(t, all["svix-init"], "--url"), "the merchant has one simulator")
+	require.Contains(t, *all["webhook-worker"].Environment["SVIX_URL"], *all["svix-init"].Environment["SVIX_URL"])
 }
