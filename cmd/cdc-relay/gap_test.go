@@ -48,6 +48,9 @@ func (*pipeline) Ended(context.Context, []string) (map[string]bool, error) {
 	return map[string]bool{}, nil
 }
 
+// WakeDrainer implements the driver: nothing is parked.
+func (*pipeline) WakeDrainer(context.Context, uuid.UUID) error { return nil }
+
 func (p *pipeline) Events(ctx context.Context, after string, limit int, visible bool) (event.FeedPage, error) {
 	return p.feed.Feed(ctx, after, limit, visible)
 }

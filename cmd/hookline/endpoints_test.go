@@ -335,7 +335,10 @@ func TestParkedDeliveriesAreSentOrDropped(t *testing.T) {
 	require.Contains(t, hookline(t, "endpoints", "show", id).stdout, "by an operator")
 	require.Contains(t, hookline(t, "endpoints", "list").stdout, "  disabled  ")
 	require.Contains(t, hookline(t, "endpoints", "enable", id).stdout, "2 parked deliveries are sent, the oldest first")
-	taken, err := ledger.Unpark(t.Context(), 10)
+	drainable, err := ledger.Drainable(t.Context(), 10)
+	require.NoError(t, err)
+	require.Equal(t, []uuid.UUID{uuid.MustParse(id)}, drainable)
+	taken, err := ledger.TakeParked(t.Context(), "drainer", drainable[0], 10)
 	require.NoError(t, err)
 	require.Len(t, taken, 2)
 

@@ -43,6 +43,9 @@ type config struct {
 	EncryptionKeys   seal.Keyring       `env:"ENCRYPTION_KEYS,required,notEmpty" secret:"true" unit:"id:key[,id:key]" desc:"open what the ledger keeps of endpoints' secrets; a key is the base64 of 32 random bytes, and the first one seals"`
 	CallbackSecrets  callback.Providers `env:"CALLBACK_SECRETS" secret:"true" unit:"provider=secret[,provider=secret]" desc:"who may send callbacks, with the secrets that they sign with; a provider that rotates is there twice"`
 	DisableAfter     time.Duration      `env:"ENDPOINT_DISABLE_AFTER" envDefault:"120h" desc:"how long an endpoint may fail without a success until a further failure disables it"`
+	MaxOpen          int                `env:"ENDPOINT_MAX_OPEN" envDefault:"32" desc:"how many requests of this worker to one endpoint may be under way at once; what is beyond waits without using an attempt"`
+	CircuitOpenAt    float64            `env:"CIRCUIT_OPEN_AT" envDefault:"0.5" unit:"0 to 1" desc:"the share of an endpoint's latest requests that must fail for it to be spared for a while; 0 spares none"`
+	CircuitProbe     time.Duration      `env:"CIRCUIT_PROBE_AFTER" envDefault:"5s" desc:"how long an endpoint is spared the first time until one delivery finds out how it is; each time that fails, the double, up to 5m"`
 	IngressURL       string             `env:"RESTATE_INGRESS_URL" envDefault:"http://127.0.0.1:8080" desc:"Restate's ingress"`
 	Intake           string             `env:"INTAKE" envDefault:"batches" unit:"batches or subscription" desc:"who reads the topic: this worker, which hands over batches, or Restate's own subscription, one invocation per record"`
 	Reconciler       bool               `env:"RECONCILER" envDefault:"true" desc:"whether this worker may be the one that looks for what was lost"`
@@ -76,12 +79,18 @@ func (c config) Validate() error {
 	if c.RetryJitter < 0 || c.RetryJitter > 0.5 {
 		errs = append(errs, errors.New("RETRY_JITTER: want 0 to 0.5"))
 	}
+	if c.CircuitOpenAt < 0 || c.CircuitOpenAt > 1 {
+		errs = append(errs, errors.New("CIRCUIT_OPEN_AT: want 0 to 1"))
+	}
+	if c.MaxOpen < 1 {
+		errs = append(errs, errors.New("ENDPOINT_MAX_OPEN: want at least 1"))
+	}
 	if c.DBPoolSize < 1 {
 		errs = append(errs, errors.New("DB_POOL_SIZE: want at least 1"))
 	}
 	for name, d := range map[string]time.Duration{
 		"RECONCILE_INTERVAL": c.Reconcile.Interval, "RECONCILE_GRACE": c.Reconcile.Grace, "RECONCILE_OVER_AGE": c.Reconcile.OverAge,
-		"ENDPOINT_DISABLE_AFTER": c.DisableAfter, "SVIX_GRACE": c.SvixGrace,
+		"ENDPOINT_DISABLE_AFTER": c.DisableAfter, "SVIX_GRACE": c.SvixGrace, "CIRCUIT_PROBE_AFTER": c.CircuitProbe,
 	} {
 		if d <= 0 {
 			errs = append(errs, fmt.Errorf("%s: want a positive duration, not %s", name, d))

@@ -16,6 +16,7 @@ import (
 	"github.com/hookline/hookline/internal/dataclient"
 	"github.com/hookline/hookline/internal/deliver"
 	"github.com/hookline/hookline/internal/dispatch"
+	"github.com/hookline/hookline/internal/drain"
 	"github.com/hookline/hookline/internal/egress"
 	"github.com/hookline/hookline/internal/intake"
 	"github.com/hookline/hookline/internal/kafka"
@@ -63,7 +64,10 @@ func run(ctx context.Context, cfg config, log *slog.Logger) error {
 
 	calls := restate.NewClient(cfg.IngressURL, intake.MaxInFlight)
 	defer calls.Close()
-	plans := dispatch.Config{Route: cfg.DefaultRoute, Schedule: cfg.RetrySchedule, Jitter: cfg.RetryJitter, WakeFunc: calls.Wake}
+	plans := dispatch.Config{
+		Route: cfg.DefaultRoute, Schedule: cfg.RetrySchedule, Jitter: cfg.RetryJitter, WakeFunc: calls.Wake,
+		MaxOpen: cfg.MaxOpen, OpenAt: cfg.CircuitOpenAt, ProbeAfter: cfg.CircuitProbe,
+	}
 	var handOvers *svix.Client // nil where there are no settings for it
 	if cfg.SvixToken != "" {
 		if handOvers, err = cfg.svix(); err != nil {
@@ -75,7 +79,7 @@ func run(ctx context.Context, cfg config, log *slog.Logger) error {
 	watcher := svix.NewWatcher(handOvers, log, registry)
 	dispatcher := dispatch.New(ctx, plans, ledger, data, client, log, registry)
 	callbacks := restate.NewCallbacks(cfg.CallbackSecrets, api, dispatcher, ledger, ledger, log, registry)
-	handlers, err := restate.Handler(dispatcher, callbacks, cfg.HandlerConfig, log)
+	handlers, err := restate.Handler(dispatcher, callbacks, drain.New(ledger, log, registry), cfg.HandlerConfig, log)
 	if err != nil {
 		return err
 	}

@@ -111,6 +111,10 @@ func (o Options) complete() (Options, error) {
 		return o, errors.New("the offsets of Restate's own subscription cannot be moved: its group is never empty")
 	}
 	o.Stack.Environ = impatient(o.Stack.Environ)
+	if o.Fault.Kind == kindKillWaiting || o.Fault.Kind == kindVolume {
+		// Hundreds of retries are to wait, each for its own timer: an endpoint that is spared would park most of them.
+		o.Stack.Environ = append(o.Stack.Environ, "CIRCUIT_OPEN_AT=0")
+	}
 	if o.patience == 0 {
 		o.patience = defaultPatience
 	}
@@ -127,7 +131,7 @@ func impatient(environ []string) []string {
 	schedule := "1s,1s" + strings.Repeat(",2s", 30) + strings.Repeat(",20s", 18)
 	out := environ[:len(environ):len(environ)]
 	for _, setting := range []string{
-		"RECONCILE_INTERVAL=500ms", "RECONCILE_GRACE=1s", "RECONCILE_OVER_AGE=5s", "RETRY_SCHEDULE=" + schedule,
+		"RECONCILE_INTERVAL=500ms", "RECONCILE_GRACE=1s", "RECONCILE_OVER_AGE=5s", "CIRCUIT_PROBE_AFTER=500ms", "RETRY_SCHEDULE=" + schedule,
 	} {
 		name, _, _ := strings.Cut(setting, "=")
 		set := false

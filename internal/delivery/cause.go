@@ -45,7 +45,10 @@ const (
 	CauseSealed       Cause = "sealed"          // the worker lacks the key that opens the endpoint: no attempt was made
 	CauseNoSecret     Cause = "no_secret"       // the endpoint has no live secret to sign with
 	CauseBodyTooLarge Cause = "body_too_large"
-	CauseRecorded     Cause = "recorded" // an earlier execution of the invocation wrote the outcome
+	CauseRecorded     Cause = "recorded"     // an earlier execution of the invocation wrote the outcome
+	CauseCircuitOpen  Cause = "circuit_open" // the endpoint is spared: no attempt was made
+	CauseBulkhead     Cause = "bulkhead"     // as many requests to the endpoint are open as may be: no attempt was made
+	CauseDrained      Cause = "drained"      // it was parked, and has its turn now
 )
 
 // How a hand-over to Svix ends, and what becomes of the delivery there. None of them is the endpoint's own.
@@ -114,6 +117,9 @@ var explanations = map[Cause]Explanation{
 	CauseNoSecret:     {"the endpoint has no secret that could sign", "rotate its secret"},
 	CauseBodyTooLarge: {"the webhook would be larger than 1 MiB", "shorten the data of the event"},
 	CauseRecorded:     {What: "the outcome is in an earlier attempt"},
+	CauseCircuitOpen:  {"most of the endpoint's latest webhooks failed, so that it is spared for now; this one waits", "mend the endpoint; one webhook at a time finds out when it is back, and all that wait follow"},
+	CauseBulkhead:     {"the endpoint has left as many webhooks unanswered as may be under way at once; this one waits", "answer sooner: 2xx first, and the work afterwards"},
+	CauseDrained:      {What: "it waited for the endpoint, and has its turn now"},
 
 	CauseSvixAccepted:     {What: "Svix has the webhook; whether the merchant got it is not known yet"},
 	CauseSvixUnconfirmed:  {What: "Svix has the webhook, and has not shown yet that it is on its way"},
@@ -146,7 +152,7 @@ func (c Cause) Explain() Explanation {
 func (c Cause) OfEndpoint() bool {
 	switch c {
 	case CauseInternal, CauseSealed, CauseNoSecret, CauseNotVisible, CauseNotStarted, CausePaced, CauseOpen, CausePhantom, CauseNoEndpoint, CauseDisabled,
-		CauseDropped, CauseBodyTooLarge, CauseRecorded, CauseOK:
+		CauseDropped, CauseBodyTooLarge, CauseRecorded, CauseCircuitOpen, CauseBulkhead, CauseDrained, CauseOK:
 		return false
 	case CauseSvixAccepted, CauseSvixUnconfirmed, CauseSvixUnreachable, CauseSvixTimeout, CauseSvixBusy, CauseSvixServerError, CauseSvixAnswer,
 		CauseSvixUnauthorized, CauseSvixAddress, CauseSvixRefused, CauseSvixTooLarge, CauseSvixConflict, CauseSvixOff, CauseSvixFailing,

@@ -144,6 +144,8 @@ type Endpoint struct {
 	Ordered    bool // it wants an object's events in order
 	RateLimit  int  // webhooks a second; 0 means as many as there are
 	Circuit    Circuit
+	// CircuitSince is when the circuit changed last, by the ledger: who changes it names the time that it knows of.
+	CircuitSince time.Time
 	// CircuitOpens counts how often the circuit opened without a success in between.
 	CircuitOpens int
 	Secrets      []Secret
@@ -248,6 +250,28 @@ type SvixVerdict struct {
 	LookIn time.Duration
 }
 
+// Backlog is an endpoint as its drainer sees it: what is parked there, and whether it may be attempted.
+type Backlog struct {
+	Gone    bool // the endpoint was removed
+	Fit     bool // it is enabled, and the keys open it
+	Circuit Circuit
+	// RateLimit is the endpoint's, 0 where it has none.
+	RateLimit int
+	// ProbeIn is when a circuit that is not closed wants a probe; not positive means now.
+	ProbeIn time.Duration
+	Parked  int // up to 10,000
+	// Open is how many of its requests are under way that were parked before, or have outlived their step.
+	Open int
+}
+
+// Drain is how the drain of an endpoint goes.
+type Drain struct {
+	EndpointID uuid.UUID
+	Next       time.Duration // until its next turn; 0 when it has ended
+	AtOnce     int           // how many may be under way
+	PerSecond  float64       // of those that ended, lately
+}
+
 // MaxTickets bounds an attempt list, as a batch of events is bounded.
 const MaxTickets = 64
 
@@ -262,6 +286,10 @@ type AttemptList struct {
 	EveryUS int64 `json:"every_us,omitempty"`
 	// LeadMS is how long before its slot a request may be begun: its connection is made meanwhile.
 	LeadMS int64 `json:"lead_ms,omitempty"`
+	// Backlog says that they were parked: what comes now goes before them.
+	Backlog bool `json:"backlog,omitempty"`
+	// Probe says that the one delivery finds out how an endpoint is whose circuit is half-open.
+	Probe bool `json:"probe,omitempty"`
 }
 
 // AttemptLists sorts deliveries that are due now into lists.

@@ -23,18 +23,19 @@ type batch struct {
 	budget    time.Duration
 	slots     slots
 	events    chan batchEvent
+	changed   []uuid.UUID // endpoints whose circuit changed by the batch's outcomes
 
 	mu      sync.Mutex
 	jitters map[jitterKey]float64
 }
 
-// lane says what becomes of a post that has not started when the budget is used up.
-type lane bool
-
-const (
-	fast lane = false // the first attempt, in a batch with others: it goes to Attempt, and was no attempt
-	slow lane = true  // an Attempt of its own: a server that takes long to reach is reached in the background
-)
+// lane is the way of a step's posts. The zero value is that of first attempts, in a batch with others: what has not started
+// when the budget is used up goes to Attempt, and was no attempt.
+type lane struct {
+	alone   bool // an Attempt: a server that takes long to reach is reached in the background
+	backlog bool // of what was parked: it goes after what comes now
+	probe   bool // it finds out how an endpoint is whose circuit is half-open
+}
 
 // batchEvent is the end of one of the batch's claims, as far as the batch is concerned: its exchange ended, or it
 // ended without one; with neither, another execution has it.
@@ -82,7 +83,7 @@ func (d *Dispatcher) deliver(ctx context.Context, owner string, claims []deliver
 		d: d, owner: owner, claimedAt: claimedAt, lane: lane, slots: slots, budget: Budget, jitters: map[jitterKey]float64{},
 		events: make(chan batchEvent, len(claims)), // each claim ends once: who tells the batch never waits for it
 	}
-	if lane == slow && d.exchanges.isSlow(claims[0].EndpointID) {
+	if lane.alone && d.exchanges.isSlow(claims[0].EndpointID) {
 		b.budget = hangingBudget // all claims of an Attempt are of one endpoint
 	}
 	var (
@@ -98,6 +99,16 @@ func (d *Dispatcher) deliver(ctx context.Context, owner string, claims []deliver
 			done = append(done, outcome)
 			continue
 		}
+		if isSpared(endpoint, lane) {
+			if d.exchanges.join(claim, b) { // it is under way here since before the circuit opened
+				open[claim.Key] = claim
+				continue
+			}
+			done = append(done, delivery.Outcome{
+				Key: claim.Key, Epoch: claim.Epoch, Number: claim.Number, State: delivery.Parked, Cause: delivery.CauseCircuitOpen,
+			})
+			continue
+		}
 		if slot, _ := slots.of(claim.Key); endpoint.RateLimit > 0 && slot.IsZero() {
 			// A request that is under way here already has had its slot: its answer is what is wanted.
 			if d.exchanges.join(claim, b) {
@@ -108,11 +119,15 @@ func (d *Dispatcher) deliver(ctx context.Context, owner string, claims []deliver
 			done = append(done, outOfTurn(claim, 0))
 			continue
 		}
-		if lane == fast && d.exchanges.isSlow(claim.EndpointID) {
-			// Whoever shares a batch with it would wait for it: its deliveries go to an Attempt of their own.
-			done = append(done, delivery.Outcome{
+		if !lane.alone && d.exchanges.isSlow(claim.EndpointID) {
+			// Whoever shares a batch with it would wait for it: its deliveries go to an Attempt of their own, or wait for room.
+			outcome := delivery.Outcome{
 				Key: claim.Key, Epoch: claim.Epoch, Number: claim.Number, State: delivery.Retrying, Cause: delivery.CauseNotStarted, Next: claim.Number,
-			})
+			}
+			if d.exchanges.isFull(claim.EndpointID) {
+				outcome.State, outcome.Cause, outcome.Next = delivery.Parked, delivery.CauseBulkhead, 0
+			}
+			done = append(done, outcome)
 			continue
 		}
 		open[claim.Key] = claim
@@ -132,6 +147,7 @@ func (d *Dispatcher) deliver(ctx context.Context, owner string, claims []deliver
 	lines := withLimits(b.gather(done, open, endpoints), endpoints)
 	so.Deliveries = append(so.Deliveries, lines...)
 	so.wakeAfter(lines, claims, endpoints)
+	so.drain(lines, b.changed...)
 	return so, nil
 }
 
@@ -139,7 +155,7 @@ func (d *Dispatcher) deliver(ctx context.Context, owner string, claims []deliver
 func (b *batch) gather(done []delivery.Outcome, open map[delivery.Key]delivery.Claim, endpoints map[uuid.UUID]delivery.Endpoint) []Line {
 	started := time.Now()
 	lines := make([]Line, 0, len(done)+len(open))
-	var ended []*exchange                               // whose outcomes are not written down yet
+	var ended []exchangeResult                          // whose outcomes are not written down yet
 	budget := time.NewTimer(b.budget + b.slots.ahead()) // nobody is slow to answer who was not asked yet
 	defer budget.Stop()
 	flush := time.NewTimer(time.Hour)
@@ -147,8 +163,9 @@ func (b *batch) gather(done []delivery.Outcome, open map[delivery.Key]delivery.C
 	write := func() {
 		flush.Stop()
 		lines = append(lines, b.d.record(b.owner, done)...)
+		b.changed = append(b.changed, b.d.judge(ended)...)
 		for _, e := range ended {
-			b.d.exchanges.forget(e)
+			b.d.exchanges.forget(e.of)
 		}
 		done, ended = nil, nil
 	}
@@ -165,6 +182,11 @@ func (b *batch) gather(done []delivery.Outcome, open map[delivery.Key]delivery.C
 			Key: key, Epoch: claim.Epoch, Number: claim.Number, State: delivery.Retrying, Cause: cause, Next: claim.Number, RetryIn: retryIn,
 		})
 	}
+	park := func(key delivery.Key) {
+		claim := open[key]
+		delete(open, key)
+		add(delivery.Outcome{Key: key, Epoch: claim.Epoch, Number: claim.Number, State: delivery.Parked, Cause: delivery.CauseBulkhead})
+	}
 	if len(done) > 0 {
 		flush.Reset(flushWithin)
 	}
@@ -174,7 +196,7 @@ func (b *batch) gather(done []delivery.Outcome, open map[delivery.Key]delivery.C
 			delete(open, e.key)
 			switch {
 			case e.result != nil:
-				ended = append(ended, e.result.of)
+				ended = append(ended, *e.result)
 				add(b.d.outcome(*e.result, b.jitter(e.key.EndpointID, e.result.claim.Number)))
 			case e.direct != nil:
 				add(*e.direct)
@@ -186,13 +208,16 @@ func (b *batch) gather(done []delivery.Outcome, open map[delivery.Key]delivery.C
 			for key := range open {
 				keys = append(keys, key)
 			}
-			overdue, unstarted := b.d.exchanges.letGo(keys, b, &background{d: b.d, owner: b.owner}, b.lane == slow)
+			overdue, unstarted, queued := b.d.exchanges.letGo(keys, b, &background{d: b.d, owner: b.owner}, b.lane.alone)
 			for _, key := range overdue {
 				// A watchdog looks when the exchange, which began about a budget ago, must have ended.
 				letGo(key, delivery.CauseOpen, endpoints[key.EndpointID].Timeout+watchdogMargin-b.budget)
 			}
 			for _, key := range unstarted {
 				letGo(key, delivery.CauseNotStarted, 0)
+			}
+			for _, key := range queued {
+				park(key)
 			}
 			// What is neither ended nor handed over is about to be: a row that was just found, an outcome on its way.
 			budget.Reset(flushWithin)
@@ -219,6 +244,9 @@ func (d *Dispatcher) outcome(result exchangeResult, jitter float64) delivery.Out
 		outcome.State, outcome.Next, outcome.RetryIn = delivery.Retrying, claim.Number, Budget
 	case delivery.CausePaced:
 		return outOfTurn(claim, response.Latency)
+	case delivery.CauseBulkhead, delivery.CauseCircuitOpen:
+		// No request was made, and no time is set for the next: the endpoint's drainer takes it.
+		outcome.Attempted, outcome.State = false, delivery.Parked
 	case delivery.CauseGone:
 		// The ledger disables the endpoint in the statement that writes this down. When it is enabled again the delivery
 		// goes on.
@@ -250,6 +278,18 @@ func (d *Dispatcher) unfit(claim delivery.Claim, endpoint delivery.Endpoint, fou
 		return outcome, false
 	}
 	return outcome, true
+}
+
+// isSpared reports whether the endpoint's circuit lets nothing through that comes this way.
+func isSpared(endpoint delivery.Endpoint, way lane) bool {
+	switch endpoint.Circuit {
+	case delivery.CircuitOpen:
+		return true
+	case delivery.CircuitHalfOpen:
+		return !way.probe
+	default:
+		return false
+	}
 }
 
 // start begins the claim's exchange, whose end comes as an event, or says why there is none.
@@ -285,11 +325,13 @@ func (b *batch) start(claim delivery.Claim, endpoint delivery.Endpoint, p event.
 		message = &rendered
 		messages[claim.EventID] = message
 	}
-	e := &exchange{claim: claim, endpoint: endpoint, message: *message, occurred: p.OccurredAt, holder: b}
+	e := &exchange{
+		claim: claim, endpoint: endpoint, message: *message, occurred: p.OccurredAt, holder: b, lane: b.lane, claimedAt: b.claimedAt,
+	}
 	if endpoint.RateLimit > 0 {
 		e.slot, e.lead = b.slots.of(claim.Key)
 	}
-	b.d.exchange(e, b.claimedAt)
+	b.d.exchange(e)
 	return outcome, false
 }
 

@@ -764,7 +764,7 @@ func TestA410ParksTheDeliveryAndDisablesItsEndpoint(t *testing.T) {
 
 	_, err := endpointtest.NewManager(t, w.all).Enable(t.Context(), w.endpoint, false)
 	require.NoError(t, err)
-	taken, err := w.ledger.Unpark(t.Context(), 10)
+	taken, err := w.ledger.TakeParked(t.Context(), "drainer", w.endpoint, 10)
 	require.NoError(t, err)
 	for i, list := range delivery.AttemptLists(taken) {
 		_, err := w.Attempt(t.Context(), fmt.Sprintf("inv-%d", 3+i), list)
@@ -851,13 +851,16 @@ func TestEndpointThatCannotBeOpenedLosesNoAttempt(t *testing.T) {
 	w.process(t, "inv-1", ref)
 	require.Equal(t, "parked attempts=0", w.state(t, ref))
 	require.Empty(t, w.merchant.sent())
-	taken, err := w.ledger.Unpark(t.Context(), 10)
+	drainable, err := w.ledger.Drainable(t.Context(), 10)
 	require.NoError(t, err)
-	require.Empty(t, taken, "who lacks the key does not drain what would come back")
+	require.Empty(t, drainable, "who lacks the key does not drain what would come back")
+	backlog, err := w.ledger.Backlog(t.Context(), w.endpoint)
+	require.NoError(t, err)
+	require.False(t, backlog.Fit)
 
 	w.ledger.Keys = keys
 	w.Dispatcher = w.newProcess(t) // with the key
-	taken, err = w.ledger.Unpark(t.Context(), 10)
+	taken, err := w.ledger.TakeParked(t.Context(), "drainer", w.endpoint, 10)
 	require.NoError(t, err)
 	require.Len(t, taken, 1)
 	_, err = w.Attempt(t.Context(), "inv-2", delivery.AttemptLists(taken)[0])

@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/hookline/hookline/internal/circuit"
 	"github.com/hookline/hookline/internal/deliver"
 	"github.com/hookline/hookline/internal/delivery"
 	"github.com/hookline/hookline/internal/event"
@@ -30,6 +31,9 @@ type ledger interface {
 	Holds(ctx context.Context, claim delivery.Claim) (bool, error)
 	Record(ctx context.Context, owner string, outcomes []delivery.Outcome) error
 	Endpoints(ctx context.Context, ids []uuid.UUID) ([]delivery.Endpoint, error)
+	OpenCircuit(ctx context.Context, endpointID uuid.UUID, since time.Time, wait time.Duration) (bool, error)
+	CloseCircuit(ctx context.Context, endpointID uuid.UUID, since time.Time) (bool, error)
+	ForgetOpens(ctx context.Context, endpointID uuid.UUID, since time.Time) (bool, error)
 	Bury(ctx context.Context, record delivery.DeadRecord) error
 	Park(ctx context.Context, endpointID uuid.UUID, tickets []delivery.Ticket, cause delivery.Cause) error
 }
@@ -74,6 +78,12 @@ type Config struct {
 	// WakeFunc, where there is one, wakes a sequence for an exchange that outlived its step. Where it errs, or the process
 	// ends, the exchange's watchdog does it, later.
 	WakeFunc func(ctx context.Context, s delivery.Sequence) error
+	// MaxOpen is how many requests of this process to one endpoint may be under way at once; 0 sets no bound.
+	MaxOpen int
+	// OpenAt is the share of failures at which an endpoint's circuit opens; 0 opens none.
+	OpenAt float64
+	// ProbeAfter is how long an open circuit waits the first time until a delivery probes the endpoint.
+	ProbeAfter time.Duration
 }
 
 // Dispatcher plans, delivers and records. It is safe for concurrent use; Close it to wait for open exchanges.
@@ -86,6 +96,7 @@ type Dispatcher struct {
 	metrics   *dispatchMetrics
 	endpoints *endpointCache
 	exchanges *exchanges
+	circuits  *circuit.Watch
 
 	lifetime context.Context //nolint:containedctx // exchanges outlive the step that began them, and end with the process
 	end      context.CancelFunc
@@ -98,7 +109,8 @@ func New(ctx context.Context, cfg Config, l ledger, p payloads, post poster, log
 	lifetime, end := context.WithCancel(context.WithoutCancel(ctx))
 	return &Dispatcher{
 		cfg: cfg, ledger: l, payloads: p, poster: post, log: log, metrics: newMetrics(registry),
-		endpoints: newEndpointCache(l, svixEndpoint(cfg.Svix)), exchanges: newExchanges(), lifetime: lifetime, end: end,
+		endpoints: newEndpointCache(l, svixEndpoint(cfg.Svix)), exchanges: newExchanges(cfg.MaxOpen), circuits: circuit.NewWatch(cfg.OpenAt),
+		lifetime: lifetime, end: end,
 	}
 }
 
@@ -141,7 +153,7 @@ func (d *Dispatcher) Process(ctx context.Context, owner string, refs []event.Ref
 	if payload.err != nil && len(p.claims) > 0 {
 		return Result{}, payload.err
 	}
-	return d.deliver(ctx, owner, p.claims, p.so, slots{}, payload, claimedAt, fast)
+	return d.deliver(ctx, owner, p.claims, p.so, slots{}, payload, claimedAt, lane{})
 }
 
 // plan is what there is to do about a batch of events.
@@ -245,6 +257,9 @@ func (d *Dispatcher) Attempt(ctx context.Context, owner string, list delivery.At
 	lines := d.record(owner, done)
 	so.Deliveries = append(so.Deliveries, lines...)
 	so.wakeAfter(lines, claims, endpoints)
+	if len(done) > 0 && isSpared(endpoints[list.EndpointID], lane{}) {
+		so.drain(nil, list.EndpointID) // a request that outlived its step may have opened the circuit: nobody has said so yet
+	}
 	if len(due) == 0 {
 		return so, nil
 	}
@@ -255,7 +270,7 @@ func (d *Dispatcher) Attempt(ctx context.Context, owner string, list delivery.At
 	if payload.err != nil {
 		return Result{}, payload.err
 	}
-	return d.deliver(ctx, owner, due, so, slotsOf(list), payload, claimedAt, slow)
+	return d.deliver(ctx, owner, due, so, slotsOf(list), payload, claimedAt, lane{alone: true, backlog: list.Backlog || list.Probe, probe: list.Probe})
 }
 
 func (d *Dispatcher) afterWatchdog(claim delivery.Claim, endpoints map[uuid.UUID]delivery.Endpoint, jitter float64) delivery.Outcome {

@@ -1,6 +1,7 @@
 package dispatch
 
 import (
+	"container/list"
 	"context"
 	"fmt"
 	"log/slog"
@@ -22,8 +23,13 @@ type exchange struct {
 	message  deliver.Message
 	occurred string // when the event was, RFC 3339
 	holder   holder
-	started  bool // the first byte may have left
-	overdue  bool // it outlived its step
+	lane     lane
+	// claimedAt is before the claim's statement left.
+	claimedAt time.Time
+	begunAt   time.Time     // zero while it waits for its turn
+	place     *list.Element // in its pen
+	started   bool          // the first byte may have left
+	overdue   bool          // it outlived its step
 	// answer is how it ended. It stays among the open ones until that is written down: whoever claims the delivery
 	// meanwhile gets the answer instead of making another request.
 	answer *deliver.Response
@@ -46,22 +52,206 @@ type exchangeResult struct {
 	response deliver.Response
 }
 
+// Bounds of the memory that requests take, of all endpoints together: what they hold of us while nobody answers. What is
+// beyond is parked, first at endpoints that are slow.
+const (
+	exchangeOverhead = 32 << 10 // goroutine, connection and buffers, beside the body
+	openBytes        = 256 << 20
+	overdueBytes     = openBytes / 2 // of those that have outlived their step
+)
+
 // exchanges are all that are open in this process, by delivery.
 type exchanges struct {
-	mu   sync.Mutex
-	open map[delivery.Key]*exchange
-	slow map[uuid.UUID]int // overdue ones by endpoint
+	most int // requests to one endpoint at once
+
+	mu      sync.Mutex
+	open    map[delivery.Key]*exchange
+	pens    map[uuid.UUID]*pen
+	bytes   int64 // held by all
+	overdue int64 // of those, by the ones that have outlived their step
 }
 
-func newExchanges() *exchanges {
-	return &exchanges{open: map[delivery.Key]*exchange{}, slow: map[uuid.UUID]int{}}
+// pen is the bulkhead of one endpoint.
+type pen struct {
+	begun   list.List // exchanges, the oldest first
+	backlog int       // of those
+	// Who waits for a turn. What was parked before goes after what comes now, and leaves half of the room to it.
+	live, parked list.List
+	full         time.Time // when one last waited in vain
 }
 
-// isSlow reports whether the endpoint has a request open for longer than a step waits.
+func newExchanges(most int) *exchanges {
+	return &exchanges{most: most, open: map[delivery.Key]*exchange{}, pens: map[uuid.UUID]*pen{}}
+}
+
+// isSlow reports whether the endpoint has a request open for longer than a step waits, or leaves others no room for as long.
+// Then nobody waits for it.
 func (x *exchanges) isSlow(endpoint uuid.UUID) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return x.slow[endpoint] > 0
+	return x.pens[endpoint].isSlow()
+}
+
+// isFull reports whether it is slow, and takes no further request either.
+func (x *exchanges) isFull(endpoint uuid.UUID) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	p := x.pens[endpoint]
+	return p.isSlow() && x.most > 0 && endpoint != delivery.SvixEndpoint && p.begun.Len() >= x.most
+}
+
+func (p *pen) isSlow() bool {
+	if p == nil {
+		return false
+	}
+	if oldest := p.begun.Front(); oldest != nil && time.Since(exchangeOf(oldest).begunAt) >= Budget {
+		return true
+	}
+	return !p.full.IsZero() && time.Since(p.full) < Budget
+}
+
+func exchangeOf(element *list.Element) *exchange {
+	e, _ := element.Value.(*exchange)
+	return e
+}
+
+// hasRoom reports whether one more request to the endpoint may begin. Svix is no merchant's: its pool bounds it. At an endpoint
+// with a rate limit those do not count whose slot has not come: the limit bounds them.
+func (x *exchanges) hasRoom(p *pen, e *exchange) bool {
+	if x.most <= 0 || e.claim.EndpointID == delivery.SvixEndpoint {
+		return true
+	}
+	if !e.slot.IsZero() {
+		return p.underWay() < x.most
+	}
+	return p.begun.Len() < x.most && (!e.lane.backlog || p.backlog < max(1, x.most/2))
+}
+
+// underWay is how many have begun, and not only wait for their slot.
+func (p *pen) underWay() int {
+	n, now := 0, time.Now()
+	for element := p.begun.Front(); element != nil; element = element.Next() {
+		if !exchangeOf(element).begunAt.After(now) {
+			n++
+		}
+	}
+	return n
+}
+
+func (e *exchange) bytes() int64 { return exchangeOverhead + int64(len(e.message.Body)) }
+
+// entry is what becomes of an exchange that wants to begin.
+type entry int
+
+const (
+	entryTaken   entry = iota // the delivery has one already
+	entryBegun                // it is to be made now
+	entryQueued               // it is made when it has its turn
+	entryRefused              // there is no room
+)
+
+// enter registers an exchange, unless the delivery has one.
+func (x *exchanges) enter(e *exchange) entry {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if _, found := x.open[e.claim.Key]; found {
+		return entryTaken
+	}
+	p := x.pens[e.claim.EndpointID]
+	if p == nil {
+		p = &pen{}
+		x.pens[e.claim.EndpointID] = p
+	}
+	slow := p.isSlow()
+	room := x.hasRoom(p, e)
+	if x.bytes+e.bytes() > openBytes || !room && !e.slot.IsZero() || slow && (!room || x.overdue+e.bytes() > overdueBytes) {
+		x.drop(e.claim.EndpointID)
+		return entryRefused
+	}
+	x.open[e.claim.Key] = e
+	x.bytes += e.bytes()
+	if room {
+		x.begin(p, e)
+		return entryBegun
+	}
+	if e.lane.backlog {
+		e.place = p.parked.PushBack(e)
+	} else {
+		e.place = p.live.PushBack(e)
+	}
+	return entryQueued
+}
+
+func (x *exchanges) begin(p *pen, e *exchange) {
+	e.begunAt = time.Now()
+	if e.slot.After(e.begunAt) {
+		e.begunAt = e.slot
+	}
+	e.place = p.begun.PushBack(e)
+	if e.lane.backlog {
+		p.backlog++
+	}
+}
+
+// leave makes the room of e's request free, and returns who has it now.
+func (x *exchanges) leave(e *exchange) []*exchange {
+	p := x.pens[e.claim.EndpointID]
+	p.begun.Remove(e.place)
+	x.bytes -= e.bytes()
+	if e.lane.backlog {
+		p.backlog--
+	}
+	if e.overdue {
+		x.overdue -= e.bytes()
+	}
+	var next []*exchange
+	for _, queue := range []*list.List{&p.live, &p.parked} {
+		for first := queue.Front(); first != nil && x.hasRoom(p, exchangeOf(first)); first = queue.Front() {
+			queue.Remove(first)
+			x.begin(p, exchangeOf(first))
+			next = append(next, exchangeOf(first))
+		}
+	}
+	x.drop(e.claim.EndpointID)
+	return next
+}
+
+// drop forgets the pen of an endpoint that nothing is open to.
+func (x *exchanges) drop(endpoint uuid.UUID) {
+	if p := x.pens[endpoint]; p.begun.Len() == 0 && p.live.Len() == 0 && p.parked.Len() == 0 {
+		delete(x.pens, endpoint)
+	}
+}
+
+// unqueue takes an exchange off that has not had its turn.
+func (x *exchanges) unqueue(e *exchange) {
+	p := x.pens[e.claim.EndpointID]
+	if e.lane.backlog {
+		p.parked.Remove(e.place)
+	} else {
+		p.live.Remove(e.place)
+	}
+	x.bytes -= e.bytes()
+	delete(x.open, e.claim.Key)
+	x.drop(e.claim.EndpointID)
+}
+
+// spare takes all off that wait for a turn at the endpoint, and returns them: its circuit has opened.
+func (x *exchanges) spare(endpoint uuid.UUID) []*exchange {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	p := x.pens[endpoint]
+	if p == nil {
+		return nil
+	}
+	var out []*exchange
+	for _, queue := range []*list.List{&p.live, &p.parked} {
+		for first := queue.Front(); first != nil; first = queue.Front() {
+			out = append(out, exchangeOf(first))
+			x.unqueue(exchangeOf(first))
+		}
+	}
+	return out
 }
 
 // join makes h the holder of the delivery's open exchange, and reports whether there is one: a second
@@ -84,28 +274,12 @@ func (x *exchanges) join(claim delivery.Claim, h holder) bool {
 	return true
 }
 
-// begin registers an exchange; it reports false, and registers nothing, where one is open already.
-func (x *exchanges) begin(e *exchange) bool {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if _, found := x.open[e.claim.Key]; found {
-		return false
-	}
-	x.open[e.claim.Key] = e
-	return true
-}
-
-// answered notes how the exchange ended and returns who gets that, under which claim.
-func (x *exchanges) answered(e *exchange, response deliver.Response) (holder, delivery.Claim) {
+// answered notes how the exchange ended, and returns who gets that, under which claim, and which exchanges have their turn.
+func (x *exchanges) answered(e *exchange, response deliver.Response) (holder, delivery.Claim, []*exchange) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	e.answer = &response
-	if e.overdue {
-		if x.slow[e.claim.EndpointID]--; x.slow[e.claim.EndpointID] == 0 {
-			delete(x.slow, e.claim.EndpointID)
-		}
-	}
-	return e.holder, e.claim
+	return e.holder, e.claim, x.leave(e)
 }
 
 // forget takes the exchange off the books: its outcome is written down, or in a journaled result.
@@ -133,19 +307,26 @@ func (x *exchanges) claimOf(e *exchange) delivery.Claim {
 }
 
 // letGo takes from of the keys what it still holds. What has started, and with dialling also what has not, goes to to;
-// the rest is kept back for ever, and forgotten: another attempt of the delivery is another exchange.
-func (x *exchanges) letGo(keys []delivery.Key, from, to holder, dialling bool) (open, unstarted []delivery.Key) { //nolint:nonamedreturns // two of them are easily confused
+// the rest is kept back for ever, and forgotten: another attempt of the delivery is another exchange. Of that, queued had no
+// turn.
+func (x *exchanges) letGo(keys []delivery.Key, from, to holder, dialling bool) (open, unstarted, queued []delivery.Key) { //nolint:nonamedreturns // they are easily confused
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for _, key := range keys {
 		e, found := x.open[key]
 		switch {
 		case !found || e.holder != from || e.answer != nil: // its end is on its way to from
+		case e.begunAt.IsZero():
+			if !e.lane.backlog {
+				x.pens[key.EndpointID].full = time.Now()
+			}
+			x.unqueue(e)
+			queued = append(queued, key)
 		case e.started || dialling:
 			e.holder = to
 			if !e.overdue {
 				e.overdue = true
-				x.slow[key.EndpointID]++
+				x.overdue += e.bytes()
 			}
 			open = append(open, key)
 		default:
@@ -154,7 +335,7 @@ func (x *exchanges) letGo(keys []delivery.Key, from, to holder, dialling bool) (
 			unstarted = append(unstarted, key)
 		}
 	}
-	return open, unstarted
+	return open, unstarted, queued
 }
 
 // nobody holds an exchange that was kept back.
@@ -163,16 +344,34 @@ type nobody struct{}
 func (nobody) finished(exchangeResult) {}
 func (nobody) lost(delivery.Key)       {}
 
-// exchange posts, unless the delivery has a request under way already, which it then joins. The outcome goes to h.
-func (d *Dispatcher) exchange(e *exchange, claimedAt time.Time) {
-	for !d.exchanges.begin(e) {
-		if d.exchanges.join(e.claim, e.holder) {
+// exchange posts when there is room, unless the delivery has a request under way already, which it then joins. The outcome
+// goes to the exchange's holder.
+func (d *Dispatcher) exchange(e *exchange) {
+	for {
+		switch d.exchanges.enter(e) {
+		case entryBegun:
+			d.request(e)
 			return
+		case entryQueued:
+			return
+		case entryRefused:
+			e.holder.finished(exchangeResult{of: e, claim: e.claim, response: deliver.Response{Cause: delivery.CauseBulkhead}})
+			return
+		case entryTaken:
+			if d.exchanges.join(e.claim, e.holder) {
+				return
+			}
 		}
 	}
+}
+
+func (d *Dispatcher) request(e *exchange) {
 	d.running.Go(func() {
-		response := d.post(e, claimedAt)
-		h, claim := d.exchanges.answered(e, response)
+		response := d.post(e)
+		h, claim, next := d.exchanges.answered(e, response)
+		for _, each := range next {
+			d.request(each)
+		}
 		if response.Cause != delivery.CausePaced {
 			d.metrics.attempts.WithLabelValues(string(response.Cause)).Inc()
 			d.metrics.latency.Observe(response.Latency.Seconds())
@@ -184,7 +383,7 @@ func (d *Dispatcher) exchange(e *exchange, claimedAt time.Time) {
 	})
 }
 
-func (d *Dispatcher) post(e *exchange, claimedAt time.Time) (response deliver.Response) { //nolint:nonamedreturns // the recover sets it
+func (d *Dispatcher) post(e *exchange) (response deliver.Response) { //nolint:nonamedreturns // the recover sets it
 	defer func() {
 		if v := recover(); v != nil {
 			d.log.LogAttrs(d.lifetime, slog.LevelError, "an attempt panicked", slog.Any("panic", v), slog.String("event_id", e.claim.EventID.String()))
@@ -192,10 +391,10 @@ func (d *Dispatcher) post(e *exchange, claimedAt time.Time) (response deliver.Re
 		}
 	}()
 	if !e.slot.IsZero() {
-		return d.postInSlot(e, claimedAt)
+		return d.postInSlot(e, e.claimedAt)
 	}
 	guard := func() error {
-		return d.mayStart(e, claimedAt, func() error { return nil })
+		return d.mayStart(e, e.claimedAt, func() error { return nil })
 	}
 	if e.endpoint.ID == delivery.SvixEndpoint {
 		return d.handOver(e, guard)
@@ -273,6 +472,8 @@ func (b *background) finished(result exchangeResult) {
 			if outcome.State == delivery.Succeeded {
 				b.wake(result)
 			}
+			// Nobody waits for what this says of a circuit. The watchdog, which comes in any case, wakes the drainer.
+			b.d.judge([]exchangeResult{result})
 			return
 		}
 		b.d.log.LogAttrs(b.d.lifetime, slog.LevelWarn, "an outcome waits for the ledger", slog.String("event_id", outcome.EventID.String()), logging.Error(err))

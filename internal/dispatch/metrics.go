@@ -19,6 +19,7 @@ type dispatchMetrics struct {
 	stepSeconds prometheus.Histogram
 	commitToAck *prometheus.HistogramVec
 	replaced    prometheus.Counter
+	circuits    *prometheus.CounterVec
 }
 
 func newMetrics(registry prometheus.Registerer) *dispatchMetrics {
@@ -58,13 +59,20 @@ func newMetrics(registry prometheus.Registerer) *dispatchMetrics {
 			Name: "hookline_svix_replacements_total", Help: "Events handed over to Svix by a second message, as the first seemed lost: had it not been, the merchant gets them twice.",
 		}),
 	}
+	m.circuits = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "hookline_circuit_changes_total", Help: "Circuits of endpoints that this process opened, after failures, or closed, after a probe.",
+	}, []string{"to"})
+	for _, to := range []delivery.Circuit{delivery.CircuitOpen, delivery.CircuitClosed} { // alarms need the 0 before the first one
+		m.circuits.WithLabelValues(string(to))
+	}
 	for _, attempt := range []string{firstAttempt, laterAttempt} {
 		m.commitToAck.WithLabelValues(attempt)
 	}
 	for _, why := range []string{pacedNoSlot, pacedLate, pacedParked} {
 		m.paced.WithLabelValues(why)
 	}
-	registry.MustRegister(m.planned, m.outcomes, m.attempts, m.dead, m.paced, m.latency, m.batchEvents, m.stepSeconds, m.commitToAck, m.replaced)
+	registry.MustRegister(m.planned, m.outcomes, m.attempts, m.dead, m.paced, m.latency, m.batchEvents, m.stepSeconds, m.commitToAck, m.replaced,
+		m.circuits)
 	return m
 }
 

@@ -15,6 +15,36 @@ type Result struct {
 	Deliveries []Line `json:"deliveries"`
 	// Wake are the sequences in which something may be in turn now, each once.
 	Wake []delivery.Sequence `json:"wake,omitempty"`
+	// Drain names the endpoints whose drainer is to look: something was parked there, or a circuit changed.
+	Drain []DrainWake `json:"drain,omitempty"`
+}
+
+// DrainWake is what the drainer of an endpoint is told.
+type DrainWake struct {
+	EndpointID uuid.UUID `json:"endpoint_id"`
+	// Full says that deliveries found no room: whatever drains takes less at once.
+	Full bool `json:"full,omitempty"`
+}
+
+// drain adds the drainers of endpoints to those that are to look: where the lines have parked what the endpoint takes again
+// by itself, and of those whose circuit changed.
+func (r *Result) drain(lines []Line, changed ...uuid.UUID) {
+	wake := func(endpoint uuid.UUID, full bool) {
+		i := slices.IndexFunc(r.Drain, func(w DrainWake) bool { return w.EndpointID == endpoint })
+		if i < 0 {
+			i = len(r.Drain)
+			r.Drain = append(r.Drain, DrainWake{EndpointID: endpoint})
+		}
+		r.Drain[i].Full = r.Drain[i].Full || full
+	}
+	for _, line := range lines {
+		if line.State == delivery.Parked && (line.Cause == delivery.CauseCircuitOpen || line.Cause == delivery.CauseBulkhead) {
+			wake(line.EndpointID, line.Cause == delivery.CauseBulkhead)
+		}
+	}
+	for _, endpoint := range changed {
+		wake(endpoint, false)
+	}
 }
 
 // Line is one delivery of a step.

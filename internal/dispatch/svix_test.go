@@ -220,6 +220,7 @@ func (*rest) Ended(context.Context, []string) (map[string]bool, error) { return 
 func (*rest) Dispatch(context.Context, string, []event.Ref) error      { return nil }
 func (*rest) Publish(context.Context, event.Operational) error         { return nil }
 func (*rest) Wake(context.Context, delivery.Sequence) error            { return nil }
+func (*rest) WakeDrainer(context.Context, uuid.UUID) error             { return nil }
 
 func (r *rest) SendAttempt(ctx context.Context, list delivery.AttemptList) error {
 	_, err := r.d.Attempt(ctx, "inv-"+uuid.NewString(), list)

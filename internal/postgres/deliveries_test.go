@@ -413,14 +413,10 @@ func TestARetryAtADisabledEndpointIsParkedUntilItIsEnabled(t *testing.T) {
 	require.Equal(t, 1, replay.Deliveries)
 	require.Equal(t, row{State: "parked", Epoch: 1}, b.row(t, judged[0].Key))
 	require.Equal(t, redrive.UnderWay, b.verdict(t, ofEvent(c.EventID), wholeEvent))
-	taken, err := b.Unpark(t.Context(), 10)
-	require.NoError(t, err)
-	require.Empty(t, taken)
+	require.Empty(t, b.drain(t, 10))
 	_, err = manager.Enable(t.Context(), c.EndpointID, false)
 	require.NoError(t, err)
-	taken, err = b.Unpark(t.Context(), 10)
-	require.NoError(t, err)
-	require.Equal(t, []delivery.Overdue{{Key: judged[0].Key, Epoch: 2, Number: 1}}, taken)
+	require.Equal(t, []delivery.Overdue{{Key: judged[0].Key, Epoch: 2, Number: 1}}, b.drain(t, 10))
 }
 
 func TestARetryInBulkGoesInChunksAndCanBeTakenUp(t *testing.T) {

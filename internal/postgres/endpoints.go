@@ -254,8 +254,13 @@ const endWaiting = `
 update delivery.deliveries set state = 'dead', last_cause = $2, ended_at = clock_timestamp(), epoch = epoch + 1
  where endpoint_id = $1 and state = 'waiting'`
 
-// Enable enables an endpoint and forgets since when it fails. With drop the parked deliveries end before, and
-// those that wait for them; it returns how many are parked, or have ended.
+// enableEndpoint also closes the circuit: who enables an endpoint says that it is well.
+const enableEndpoint = `
+update delivery.endpoints set enabled = true, circuit = 'closed', circuit_opens = 0, probe_at = null, circuit_changed_at = clock_timestamp()
+ where id = $1 and (not enabled or circuit <> 'closed' or circuit_opens > 0)`
+
+// Enable enables an endpoint, closes its circuit and forgets since when it fails. With drop the parked deliveries end before,
+// and those that wait for them; it returns how many are parked, or have ended.
 func (s *EndpointStore) Enable(ctx context.Context, id uuid.UUID, drop bool) (int64, error) {
 	var parked int64
 	err := s.transact(ctx, "enabling an endpoint", func(tx pgx.Tx) error {
@@ -273,7 +278,7 @@ func (s *EndpointStore) Enable(ctx context.Context, id uuid.UUID, drop bool) (in
 		} else if err := tx.QueryRow(ctx, "select count(*) from delivery.deliveries where endpoint_id = $1 and state = 'parked'", [16]byte(id)).Scan(&parked); err != nil {
 			return err
 		}
-		_, err := tx.Exec(ctx, "update delivery.endpoints set enabled = true where id = $1 and not enabled", [16]byte(id))
+		_, err := tx.Exec(ctx, enableEndpoint, [16]byte(id))
 		return err
 	})
 	return parked, err

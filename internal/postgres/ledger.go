@@ -426,7 +426,7 @@ func columnsOf(tickets []delivery.Ticket) (ids [][16]byte, generations, epochs [
 
 const readEndpoints = `
 select e.id, e.merchant_id, e.url, e.url_sealed, e.headers_sealed, e.enabled, e.timeout_ms, e.retry_delays_ms, e.revision,
-       e.ordering = 'object', coalesce(e.rate_limit, 0), e.circuit, e.circuit_opens,
+       e.ordering = 'object', coalesce(e.rate_limit, 0), e.circuit, e.circuit_changed_at, e.circuit_opens,
        array(select s.sealed from delivery.endpoint_secrets s
               where s.endpoint_id = e.id and (s.expires_at is null or s.expires_at > clock_timestamp()) order by s.created_at desc, s.id),
        array(select coalesce(s.expires_at, 'infinity') from delivery.endpoint_secrets s
@@ -450,7 +450,7 @@ func (l *Ledger) Endpoints(ctx context.Context, ids []uuid.UUID) ([]delivery.End
 			expiries    []pgtype.Timestamptz
 		)
 		err := row.Scan((*[16]byte)(&e.ID), &e.MerchantID, &e.URL, &url, &header, &e.Enabled, &timeoutMS, &delaysMS, &e.Revision,
-			&e.Ordered, &e.RateLimit, &e.Circuit, &e.CircuitOpens, &secrets, &expiries)
+			&e.Ordered, &e.RateLimit, &e.Circuit, &e.CircuitSince, &e.CircuitOpens, &secrets, &expiries)
 		e.Timeout, e.Schedule = millis(timeoutMS), scheduleOf(delaysMS)
 		place := endpoint.Sealer{Keys: l.Keys, ID: e.ID}
 		var failed [2]error

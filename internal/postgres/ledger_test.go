@@ -510,8 +510,7 @@ func TestA410DisablesAlsoBesideASuccessAndOnlyWhileItsClaimHolds(t *testing.T) {
 	require.NoError(t, b.Record(ctx, "inv-1", []delivery.Outcome{gone}))
 	enabled, _ = b.enabled(t, id)
 	require.True(t, enabled)
-	taken, err := b.Unpark(ctx, 10)
-	require.NoError(t, err)
+	taken := b.drain(t, 10)
 	require.Len(t, taken, 1)
 	require.NoError(t, b.Record(ctx, "inv-1", []delivery.Outcome{gone}))
 	enabled, _ = b.enabled(t, id)
@@ -572,58 +571,12 @@ func TestAFailureWaitsForTheSuccessThatIsBeingWritten(t *testing.T) {
 	require.True(t, enabled)
 }
 
-func TestParkedDeliveriesAreSharedOutAmongTheirEndpoints(t *testing.T) {
-	t.Parallel()
-	b := newBooks(t)
-	ctx := t.Context()
-	manager := endpointtest.NewManager(t, b.all)
-	for merchant, n := range map[string]int{"many": 50, "few": 5} {
-		id := b.endpoint(t, merchant)
-		require.NoError(t, manager.Disable(ctx, id))
-		_, _, err := b.Plan(ctx, "inv-1", route, refs(merchant, n))
-		require.NoError(t, err)
-		_, err = manager.Enable(ctx, id, false)
-		require.NoError(t, err)
-	}
-	left := func(merchant string) int {
-		t.Helper()
-		return b.count(t, "select count(*) from delivery.deliveries where state = 'parked' and merchant_id = '"+merchant+"'")
-	}
-	taken, err := b.Unpark(ctx, 10)
-	require.NoError(t, err)
-	require.Len(t, taken, 10)
-	require.Equal(t, 45, left("many"))
-	require.Zero(t, left("few"), "who has many does not keep the others waiting")
-	taken, err = b.Unpark(ctx, 10)
-	require.NoError(t, err)
-	require.Len(t, taken, 10, "and then has it all")
-}
-
 // requireTaken checks what payments-api checks: what it refuses nobody is ever told.
 func requireTaken(t *testing.T, e event.Operational) {
 	t.Helper()
 	kind, found := catalogue.Lookup(e.Type)
 	require.True(t, found)
 	require.NoError(t, kind.ValidateData(e.Data))
-}
-
-func TestNoMoreIsUnparkedThanARateLimitLetsThrough(t *testing.T) {
-	t.Parallel()
-	b := newBooks(t)
-	ctx := t.Context()
-	id := b.endpoint(t, "m")
-	manager := endpointtest.NewManager(t, b.all)
-	limit := 1
-	_, err := manager.Update(ctx, id, endpoint.Change{RateLimit: &limit})
-	require.NoError(t, err)
-	require.NoError(t, manager.Disable(ctx, id))
-	_, _, err = b.Plan(ctx, "inv-1", route, refs("m", 15))
-	require.NoError(t, err)
-	_, err = manager.Enable(ctx, id, false)
-	require.NoError(t, err)
-	taken, err := b.Unpark(ctx, 100)
-	require.NoError(t, err)
-	require.Len(t, taken, 10, "what can have a slot within 10 s")
 }
 
 func TestParkedDeliveriesWaitForTheirEndpoint(t *testing.T) {
@@ -637,15 +590,12 @@ func TestParkedDeliveriesWaitForTheirEndpoint(t *testing.T) {
 	claims, _, err := b.Plan(ctx, "inv-1", route, planned)
 	require.NoError(t, err)
 	require.Empty(t, claims)
-	taken, err := b.Unpark(ctx, 10)
-	require.NoError(t, err)
-	require.Empty(t, taken, "it is disabled")
+	require.Empty(t, b.drain(t, 10), "it is disabled")
 
 	parked, err := manager.Enable(ctx, id, false)
 	require.NoError(t, err)
 	require.EqualValues(t, 5, parked)
-	taken, err = b.Unpark(ctx, 2)
-	require.NoError(t, err)
+	taken := b.drain(t, 2)
 	require.Len(t, taken, 2)
 	for i, each := range taken {
 		require.Equal(t, planned[i].ID, each.EventID, "the oldest first")
@@ -662,9 +612,7 @@ func TestParkedDeliveriesWaitForTheirEndpoint(t *testing.T) {
 	require.NoError(t, err)
 	require.EqualValues(t, 3, dropped)
 	require.Equal(t, 3, b.count(t, "select count(*) from delivery.deliveries where state = 'dead' and last_cause = 'dropped' and ended_at is not null"))
-	taken, err = b.Unpark(ctx, 10)
-	require.NoError(t, err)
-	require.Empty(t, taken)
+	require.Empty(t, b.drain(t, 10))
 }
 
 func TestParkedDeliveriesOfARemovedEndpointEnd(t *testing.T) {
@@ -685,8 +633,7 @@ func TestParkedDeliveriesOfARemovedEndpointEnd(t *testing.T) {
 	late := uuid.Must(uuid.NewV7())
 	_, err = b.all.Exec(ctx, "insert into delivery.deliveries (event_id, endpoint_id, epoch, merchant_id, state) values ($1, $2, 1, 'm', 'parked')", [16]byte(late), [16]byte(id))
 	require.NoError(t, err)
-	taken, err := b.Unpark(ctx, 10)
-	require.NoError(t, err)
+	taken := b.drain(t, 10)
 	require.Len(t, taken, 1, "its Attempt finds that the endpoint is gone, and ends it")
 }
 
@@ -722,6 +669,14 @@ func TestLedgerStatementsReadThroughKeys(t *testing.T) {
 		b.plan(t, "inv-1", versions("ordered", uuid.NewString(), 3)...)
 		b.release(t, "inv-1", sequence(inOrder, version("ordered", "p", 1, "")))
 		_, _, err = b.Overslept(ctx, delivery.Key{}, 0, 10)
+		require.NoError(t, err)
+		b.backlog(t, claim.EndpointID)
+		b.drain(t, 10)
+		_, err = b.TakeParked(ctx, "tick", claim.EndpointID, 10)
+		require.NoError(t, err)
+		_, err = b.TakeProbe(ctx, "tick", claim.EndpointID, time.Second)
+		require.NoError(t, err)
+		_, err = b.CloseIdleCircuit(ctx, claim.EndpointID)
 		require.NoError(t, err)
 	}
 	b.pool.Close() // a connection that ends reports its counters

@@ -175,41 +175,6 @@ func (l *Ledger) taken(ctx context.Context, doing, statement string, args ...any
 	return out, nil
 }
 
-// unpark finds the endpoints that have parked deliveries by skipping along the index of those, from one endpoint to the next:
-// nearly always there are none. Of one with a rate limit it takes no more than can have a slot soon: the rest would be parked
-// again.
-const unpark = `
-with recursive holders (id) as (
-    (select endpoint_id from delivery.deliveries where state = 'parked' order by endpoint_id limit 1)
-    union all
-    select (select d.endpoint_id from delivery.deliveries d where d.state = 'parked' and d.endpoint_id > h.id order by d.endpoint_id limit 1)
-      from holders h where h.id is not null
-), healthy as (
-    select h.id, coalesce(e.rate_limit * 10, $1) as most, count(*) over () as n from holders h left join delivery.endpoints e on e.id = h.id
-     where h.id is not null
-       and (e.id is null or e.enabled
-            and coalesce(split_part(e.url_sealed, '.', 1) = any($2), true) and coalesce(split_part(e.headers_sealed, '.', 1) = any($2), true)
-            and not exists (select from delivery.endpoint_secrets s
-                             where s.endpoint_id = e.id and (s.expires_at is null or s.expires_at > clock_timestamp())
-                               and position('.' in s.sealed) > 0 and not split_part(s.sealed, '.', 1) = any($2)))
-), chosen as (
-    select p.event_id, p.endpoint_id, p.generation
-      from (select id, n, most from healthy order by random() limit $1) h cross join lateral (
-           select event_id, endpoint_id, generation from delivery.deliveries d
-            where d.endpoint_id = h.id and d.state = 'parked' order by d.event_id limit least(h.most, greatest(1, $1 / h.n))) p
-)
-update delivery.deliveries d set epoch = d.epoch + 1, owner = null, state = 'retrying', next_attempt_at = clock_timestamp()
-  from chosen c
- where d.event_id = c.event_id and d.endpoint_id = c.endpoint_id and d.generation = c.generation and d.state = 'parked'
-returning d.event_id, d.endpoint_id, d.generation, d.epoch, d.attempts`
-
-// Unpark takes at most limit parked deliveries whose endpoint is enabled, or gone, and returns them: as many of each
-// endpoint, its oldest, due now and without an owner. An Attempt that never comes leaves them overdue. Those of an endpoint
-// that the ledger's keys do not open stay: they would come back.
-func (l *Ledger) Unpark(ctx context.Context, limit int) ([]delivery.Overdue, error) {
-	return l.taken(ctx, "taking parked deliveries", unpark, limit, l.Keys.IDs())
-}
-
 // openSince reads at most as many open deliveries as a person can make sense of; beyond it the answer is a bound.
 const openSince = `
 select o.merchant_id, min(o.planned_at)

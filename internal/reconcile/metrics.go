@@ -25,6 +25,7 @@ type reconcileMetrics struct {
 	endpoints   *prometheus.GaugeVec
 	unanswered  prometheus.Gauge
 	svixLooks   *prometheus.CounterVec
+	circuits    *prometheus.GaugeVec
 }
 
 func newMetrics(registry prometheus.Registerer) *reconcileMetrics {
@@ -48,7 +49,7 @@ func newMetrics(registry prometheus.Registerer) *reconcileMetrics {
 			Name: "hookline_reconciler_behind", Help: "1 while a look ends before the feed does: what is beyond counts nowhere yet.",
 		}),
 		redriven: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "hookline_reconciler_redriven_total", Help: "Events and deliveries that the reconciler drove, by reason.",
+			Name: "hookline_reconciler_redriven_total", Help: "Events and deliveries that the reconciler drove, by reason, and drainers that it woke, as parked.",
 		}, []string{"reason"}),
 		refused: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "hookline_operational_events_refused_total", Help: "Events about endpoints that payments-api refused for what they say; delivery.operational_events has them.",
@@ -77,6 +78,9 @@ func newMetrics(registry prometheus.Registerer) *reconcileMetrics {
 		svixLooks: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "hookline_svix_looks_total", Help: "Looks at what has become of a delivery that Svix has, by what was found.",
 		}, []string{"cause"}),
+		circuits: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "hookline_circuits", Help: "Enabled endpoints, by their circuit, at the last look: deliveries of those that are open are parked.",
+		}, []string{"state"}),
 	}
 	// Alarms need the 0 before the first one.
 	for _, part := range []string{"events", "deliveries", "parked", "waiting", "operational", "settled", "svix"} {
@@ -88,8 +92,9 @@ func newMetrics(registry prometheus.Registerer) *reconcileMetrics {
 	m.svixLooks.WithLabelValues(string(delivery.CauseSvixExhausted))
 	m.countDeliveries(nil)
 	m.countEndpoints(0, 0)
+	m.countCircuits(nil)
 	registry.MustRegister(m.leading, m.looks, m.failures, m.unplanned, m.unaccounted, m.behind, m.redriven, m.refused, m.xminAge, m.settledAge,
-		m.deliveries, m.waitingAge, m.overdue, m.endpoints, m.unanswered, m.svixLooks)
+		m.deliveries, m.waitingAge, m.overdue, m.endpoints, m.unanswered, m.svixLooks, m.circuits)
 	return m
 }
 
@@ -105,6 +110,12 @@ func (m *reconcileMetrics) countEndpoints(enabled, disabled int) {
 	m.endpoints.WithLabelValues(strconv.FormatBool(false)).Set(float64(disabled))
 }
 
+func (m *reconcileMetrics) countCircuits(counts map[delivery.Circuit]int) {
+	for _, state := range []delivery.Circuit{delivery.CircuitClosed, delivery.CircuitOpen, delivery.CircuitHalfOpen} {
+		m.circuits.WithLabelValues(string(state)).Set(float64(counts[state]))
+	}
+}
+
 // stopLeading leaves nothing behind that another process says now.
 func (m *reconcileMetrics) stopLeading() {
 	for _, gauge := range []prometheus.Gauge{m.leading, m.unplanned, m.unaccounted, m.behind, m.xminAge, m.settledAge, m.waitingAge, m.overdue, m.unanswered} {
@@ -112,4 +123,5 @@ func (m *reconcileMetrics) stopLeading() {
 	}
 	m.countDeliveries(nil)
 	m.countEndpoints(0, 0)
+	m.countCircuits(nil)
 }

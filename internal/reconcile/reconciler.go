@@ -33,9 +33,9 @@ type ledger interface {
 	Planned(ctx context.Context, ids []uuid.UUID) (map[uuid.UUID]time.Duration, error)
 	Overdue(ctx context.Context, grace time.Duration, limit int) ([]delivery.Overdue, error)
 	TakeOver(ctx context.Context, overdue []delivery.Overdue) ([]delivery.Overdue, error)
-	Unpark(ctx context.Context, limit int) ([]delivery.Overdue, error)
 	Overslept(ctx context.Context, after delivery.Key, grace time.Duration, limit int) ([]delivery.Sequence, delivery.Key, error)
 	WaitingFor(ctx context.Context) (time.Duration, error)
+	Drainable(ctx context.Context, limit int) ([]uuid.UUID, error)
 	Unpublished(ctx context.Context, limit int) ([]event.Operational, error)
 	MarkPublished(ctx context.Context, id uuid.UUID, refusal string) error
 	HandedOver(ctx context.Context, limit int) ([]delivery.HandedOverDelivery, error)
@@ -44,6 +44,7 @@ type ledger interface {
 	OpenSince(ctx context.Context) (map[string]time.Time, error)
 	CountDeliveries(ctx context.Context) (map[delivery.State]int, error)
 	CountEndpoints(ctx context.Context) (enabled, disabled int, err error)
+	CountCircuits(ctx context.Context) (map[delivery.Circuit]int, error)
 }
 
 // invocations tells which owners will never run again, and errs while Restate is away, also when it is asked about none:
@@ -57,6 +58,7 @@ type driver interface {
 	Dispatch(ctx context.Context, key string, batch []event.Ref) error
 	SendAttempt(ctx context.Context, list delivery.AttemptList) error
 	Wake(ctx context.Context, s delivery.Sequence) error
+	WakeDrainer(ctx context.Context, endpointID uuid.UUID) error
 }
 
 // publisher makes events of what happened to endpoints.
@@ -67,6 +69,7 @@ type publisher interface {
 // Bounds of one look.
 const (
 	publishAtOnce = 100
+	drainAtOnce   = 100
 	pageEvents    = 500
 	pagesAtOnce   = 40   // with something unplanned before them; what is beyond is looked at when that is planned
 	batchEvents   = 64   // as intake's
@@ -184,7 +187,6 @@ func (r *Reconciler) lead(ctx context.Context) error {
 		r.budget = max(1, int(float64(r.cfg.Rate)*r.cfg.Interval.Seconds()))
 		report := Report{Leading: true, LookedAt: time.Now()}
 		// Each part by itself: data-service may be down while deliveries wait to be taken over.
-		// What was lost comes before what was put aside: they share the budget.
 		for _, part := range []struct {
 			name string
 			look func(context.Context, uint64, *Report) error
@@ -497,19 +499,21 @@ func (r *Reconciler) sendAttempts(ctx context.Context, taken []delivery.Overdue)
 	return nil
 }
 
-// lookAtParked drains what is parked at endpoints that are enabled again, or gone.
+// lookAtParked wakes the drainers of endpoints that would take what is parked there, or are gone, and that nobody drains: they
+// were enabled again, or their drainer was lost.
 func (r *Reconciler) lookAtParked(ctx context.Context, _ uint64, _ *Report) error {
-	if r.budget == 0 {
-		return nil
-	}
-	taken, err := r.ledger.Unpark(ctx, r.budget)
-	if err != nil || len(taken) == 0 {
+	endpoints, err := r.ledger.Drainable(ctx, drainAtOnce)
+	if err != nil || len(endpoints) == 0 {
 		return err
 	}
-	r.budget -= len(taken)
-	r.log.LogAttrs(ctx, slog.LevelInfo, "parked deliveries are attempted", slog.Int("deliveries", len(taken)))
-	r.metrics.redriven.WithLabelValues("parked").Add(float64(len(taken)))
-	return r.sendAttempts(ctx, taken)
+	r.log.LogAttrs(ctx, slog.LevelInfo, "drainers are woken", slog.Int("endpoints", len(endpoints)))
+	for _, id := range endpoints {
+		if err := r.driver.WakeDrainer(ctx, id); err != nil {
+			return fmt.Errorf("waking drainers: %w", err)
+		}
+		r.metrics.redriven.WithLabelValues("parked").Inc()
+	}
+	return nil
 }
 
 // lookAtWaiting wakes the sequences in which something has been in turn for longer than the grace: whoever was to wake them
@@ -586,8 +590,13 @@ func (r *Reconciler) lookAtSettled(ctx context.Context, _ uint64, report *Report
 		return err
 	}
 	r.metrics.unanswered.Set(unanswered.Seconds())
+	circuits, err := r.ledger.CountCircuits(ctx)
+	if err != nil {
+		return err
+	}
 	r.metrics.countDeliveries(deliveries)
 	r.metrics.countEndpoints(enabled, disabled)
+	r.metrics.countCircuits(circuits)
 	report.Merchants = merchants
 	for _, since := range merchants {
 		if report.SettledBefore.IsZero() || since.Before(report.SettledBefore) {

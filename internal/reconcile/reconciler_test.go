@@ -53,8 +53,10 @@ type world struct {
 	driven   []uuid.UUID
 	attempts []string
 	taken    int
-	loses    bool // what is driven is lost once more
-	parked   []delivery.Overdue
+	loses    bool        // what is driven is lost once more
+	parked   []uuid.UUID // endpoints that nobody drains
+	woken    []uuid.UUID
+	drainErr error
 	asleep   map[delivery.Sequence]time.Time // since when they are in turn
 	places   []delivery.Key                  // that the ledger was asked to go on from
 	wakeErr  error
@@ -77,14 +79,24 @@ func newWorld() *world {
 	return w
 }
 
-// Unpark implements the ledger.
-func (w *world) Unpark(_ context.Context, limit int) ([]delivery.Overdue, error) {
+// Drainable implements the ledger.
+func (w *world) Drainable(_ context.Context, limit int) ([]uuid.UUID, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	n := min(limit, len(w.parked))
-	taken := w.parked[:n]
-	w.parked = w.parked[n:]
-	return taken, nil
+	return slices.Clone(w.parked[:min(limit, len(w.parked))]), nil
+}
+
+// WakeDrainer implements the driver.
+func (w *world) WakeDrainer(_ context.Context, endpointID uuid.UUID) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.woken = append(w.woken, endpointID)
+	return w.drainErr
+}
+
+// CountCircuits implements the ledger.
+func (w *world) CountCircuits(context.Context) (map[delivery.Circuit]int, error) {
+	return map[delivery.Circuit]int{delivery.CircuitClosed: 2, delivery.CircuitOpen: 1}, nil
 }
 
 // Overslept implements the ledger.
@@ -723,24 +735,27 @@ func TestMetricsAreThereFromTheStart(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, problems)
 	n, err := testutil.GatherAndCount(w.registry, "hookline_reconciler_redriven_total", "hookline_events_unaccounted", "hookline_feed_xmin_age_seconds",
-		"hookline_reconciler_failures_total", "hookline_deliveries", "hookline_deliveries_overdue", "hookline_endpoints")
+		"hookline_reconciler_failures_total", "hookline_deliveries", "hookline_deliveries_overdue", "hookline_endpoints", "hookline_circuits")
 	require.NoError(t, err)
-	require.Equal(t, 25, n)
+	require.Equal(t, 28, n)
 }
 
-func TestParkedDeliveriesOfEnabledEndpointsAreAttempted(t *testing.T) {
+func TestADrainerThatIsGoneIsWoken(t *testing.T) {
 	t.Parallel()
 	in(t, func(t *testing.T, w *world, pause func(time.Duration)) {
-		w.set(func() {
-			for range 250 { // 100 each look
-				w.parked = append(w.parked, overdueOf("", 3))
-			}
-		})
+		one := uuid.New()
+		w.set(func() { w.parked, w.drainErr = []uuid.UUID{one}, errors.New("Restate is away") })
 		pause(interval / 2)
-		w.set(func() { require.Len(t, w.attempts, 100, "the drainer keeps to the reconciler's rate") })
-		pause(2 * interval)
-		w.set(func() { require.Len(t, w.attempts, 250) })
-		require.InDelta(t, 250, counter(t, w, "hookline_reconciler_redriven_total", "parked"), 0)
+		require.InDelta(t, 1, counter(t, w, "hookline_reconciler_failures_total", "parked"), 0)
+		w.set(func() { w.drainErr = nil })
+		pause(interval)
+		w.set(func() {
+			require.Equal(t, []uuid.UUID{one, one}, w.woken, "until it is awake, and once each look")
+			w.parked = nil
+		})
+		require.InDelta(t, 1, counter(t, w, "hookline_reconciler_redriven_total", "parked"), 0)
+		pause(3 * interval)
+		w.set(func() { require.Len(t, w.woken, 2) })
 	})
 }
 
@@ -813,6 +828,9 @@ func TestWhatHasNotSucceededIsCounted(t *testing.T) {
 		require.InDelta(t, 1, gauge(t, w, "hookline_deliveries_overdue"), 0, "it waits for Restate")
 		require.InDelta(t, 3, counter(t, w, "hookline_endpoints", "true"), 0)
 		require.InDelta(t, 1, counter(t, w, "hookline_endpoints", "false"), 0)
+		require.InDelta(t, 2, counter(t, w, "hookline_circuits", "closed"), 0)
+		require.InDelta(t, 1, counter(t, w, "hookline_circuits", "open"), 0)
+		require.InDelta(t, 0, counter(t, w, "hookline_circuits", "half_open"), 0)
 
 		w.set(func() { w.states, w.askErr = map[delivery.State]int{delivery.Pending: 1}, nil })
 		pause(2 * interval)

@@ -97,7 +97,7 @@ func newCallbackWorld(t *testing.T) *callbackWorld {
 	var providers callback.Providers
 	require.NoError(t, providers.UnmarshalText([]byte("stripe="+secret)))
 	callbacks := restate.NewCallbacks(providers, w.desk, w.ledger, w.ledger, w.ledger, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
-	handler, err := restate.Handler(nil, callbacks, restate.HandlerConfig{Retention: time.Hour}, slog.New(slog.DiscardHandler))
+	handler, err := restate.Handler(nil, callbacks, nil, restate.HandlerConfig{Retention: time.Hour}, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	server := httptest.NewUnstartedServer(handler)
 	server.Config.Protocols = &http.Protocols{}

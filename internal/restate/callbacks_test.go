@@ -216,7 +216,7 @@ func (w *callbackWorld) restart(t *testing.T, secrets string) {
 	require.NoError(t, err)
 	t.Cleanup(api.Close)
 	w.callbacks = NewCallbacks(providers, api, w.graves, w.graves, w.news, silent(), prometheus.NewRegistry())
-	handler, err := Handler(w.scripts, w.callbacks, HandlerConfig{Retention: time.Hour}, silent())
+	handler, err := Handler(w.scripts, w.callbacks, nil, HandlerConfig{Retention: time.Hour}, silent())
 	require.NoError(t, err)
 	w.handler.store(handler)
 	w.server.CloseClientConnections()
@@ -802,7 +802,7 @@ func TestWhoeverDoesNotSignAsRestateIsRefused(t *testing.T) {
 	t.Parallel()
 	callbacks := NewCallbacks(callback.Providers{}, nil, nil, nil, nil, silent(), prometheus.NewRegistry())
 	const key = "publickeyv1_w7YHemBctH5Ck2nQRQ47iBBqhNHy4FV7t2Usbye2A6f"
-	handler, err := Handler(newScripts(), callbacks, HandlerConfig{Retention: time.Hour, IdentityKeys: []string{key}}, silent())
+	handler, err := Handler(newScripts(), callbacks, nil, HandlerConfig{Retention: time.Hour, IdentityKeys: []string{key}}, silent())
 	require.NoError(t, err)
 	for _, path := range []string{"/discover", "/invoke/" + RouterService + "/" + StripeEventHandler} {
 		request := httptest.NewRequest(http.MethodPost, path, http.NoBody)
@@ -811,6 +811,6 @@ func TestWhoeverDoesNotSignAsRestateIsRefused(t *testing.T) {
 		handler.ServeHTTP(answer, request)
 		require.Equal(t, http.StatusUnauthorized, answer.Code, path)
 	}
-	_, err = Handler(newScripts(), NewCallbacks(callback.Providers{}, nil, nil, nil, nil, silent(), prometheus.NewRegistry()), HandlerConfig{IdentityKeys: []string{"no key"}}, silent())
+	_, err = Handler(newScripts(), NewCallbacks(callback.Providers{}, nil, nil, nil, nil, silent(), prometheus.NewRegistry()), nil, HandlerConfig{IdentityKeys: []string{"no key"}}, silent())
 	require.ErrorContains(t, err, "building the Restate handlers")
 }

@@ -63,7 +63,7 @@ type HandlerConfig struct {
 }
 
 // Handler returns the HTTP handler that Restate calls. It wants HTTP/2 without TLS, and no time-outs of its own.
-func Handler(w workflow, c *Callbacks, cfg HandlerConfig, log *slog.Logger) (http.Handler, error) {
+func Handler(w workflow, c *Callbacks, dr drainer, cfg HandlerConfig, log *slog.Logger) (http.Handler, error) {
 	d := &dispatcher{workflow: w}
 	// An invocation is retried for ever and at most 2 s apart: an outage of the ledger must not leave work
 	// waiting for long after it, and a paused invocation waits until somebody looks. The number of attempts
@@ -85,6 +85,7 @@ func Handler(w workflow, c *Callbacks, cfg HandlerConfig, log *slog.Logger) (htt
 	restateServer := server.NewRestate().WithLogger(warnings{log.Handler()}, true).WithIdentityV1(cfg.IdentityKeys...).Bind(definition)
 	restateServer.Bind((&sequencer{workflow: w}).definition(slices.Concat(options, retention)...))
 	restateServer.Bind((&pacer{workflow: w, log: log}).definition(slices.Concat(options, retention)...))
+	restateServer.Bind((&drainers{drainer: dr}).definition(options...))
 	for _, each := range c.definitions(options...) {
 		restateServer.Bind(each)
 	}
@@ -194,6 +195,9 @@ func (d *dispatcher) step(ctx sdk.Context, do func(context.Context, string) (dis
 	wake(ctx, result.Wake)
 	for _, request := range result.Pace() {
 		sdk.ObjectSend(ctx, PacerService, request.List.EndpointID.String(), BookHandler).Send(request)
+	}
+	for _, each := range result.Drain {
+		sdk.ObjectSend(ctx, DrainerService, each.EndpointID.String(), WakeHandler).Send(DrainWake{Full: each.Full})
 	}
 	return nil
 }

@@ -95,6 +95,14 @@ func (c *Client) Wake(ctx context.Context, s delivery.Sequence) error {
 	return nil
 }
 
+// WakeDrainer has the drainer of an endpoint look, and returns when Restate has that durably.
+func (c *Client) WakeDrainer(ctx context.Context, endpointID uuid.UUID) error {
+	if _, err := ingress.ObjectSend[DrainWake](c.base, DrainerService, endpointID.String(), WakeHandler).Send(ctx, DrainWake{}); err != nil {
+		return fault.Wrap(err, fault.Unavailable, "waking a drainer")
+	}
+	return nil
+}
+
 // ForwardCallback hands a callback over, as it came, to the handler of its provider. It returns nil when Restate has it
 // durably, and the handler did not refuse it within a second; the event's id is the idempotency key, so that an event that
 // comes again runs once. A refusal is not final: Restate keeps it under the key for a week, so the callback is sent once more

@@ -71,6 +71,12 @@ func (b *book) Endpoints(context.Context, []uuid.UUID) ([]delivery.Endpoint, err
 
 func (*book) Park(context.Context, uuid.UUID, []delivery.Ticket, delivery.Cause) error { return nil }
 
+func (*book) OpenCircuit(context.Context, uuid.UUID, time.Time, time.Duration) (bool, error) {
+	return false, nil
+}
+func (*book) CloseCircuit(context.Context, uuid.UUID, time.Time) (bool, error) { return false, nil }
+func (*book) ForgetOpens(context.Context, uuid.UUID, time.Time) (bool, error)  { return false, nil }
+
 func (*book) Bury(context.Context, delivery.DeadRecord) error { return nil }
 
 // vault is a data-service whose payloads hold what nobody else may see.

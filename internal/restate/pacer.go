@@ -60,5 +60,6 @@ func (p *pacer) book(ctx sdk.ObjectContext, request delivery.PaceRequest) (sdk.V
 	}, sdk.WithName("park")); err != nil {
 		return sdk.Void{}, err
 	}
+	sdk.ObjectSend(ctx, DrainerService, request.List.EndpointID.String(), WakeHandler).Send(DrainWake{Full: true})
 	return sdk.Void{}, nil
 }

@@ -155,6 +155,7 @@ func ourHandlers() map[string][]string {
 		PacerService:      {BookHandler},
 		RouterService:     {StripeEventHandler, EventHandler, RedriveHandler},
 		TrackerService:    {ApplyHandler, HistoryHandler},
+		DrainerService:    {WakeHandler, TickHandler},
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/hookline/hookline/internal/callback"
 	"github.com/hookline/hookline/internal/delivery"
 	"github.com/hookline/hookline/internal/dispatch"
+	"github.com/hookline/hookline/internal/drain"
 	"github.com/hookline/hookline/internal/event"
 	"github.com/hookline/hookline/internal/testkit/restatetest"
 )
@@ -34,6 +35,7 @@ type scripts struct {
 	bury    map[string]func(record delivery.DeadRecord) error
 	park    map[uuid.UUID]func(tickets []delivery.Ticket) error
 	release map[delivery.Sequence]func(owner string) ([]delivery.AttemptList, error)
+	turn    map[uuid.UUID]func(owner string, ramp drain.Ramp) drain.Turn
 }
 
 func newScripts() *scripts {
@@ -44,6 +46,7 @@ func newScripts() *scripts {
 		bury:    map[string]func(delivery.DeadRecord) error{},
 		park:    map[uuid.UUID]func([]delivery.Ticket) error{},
 		release: map[delivery.Sequence]func(string) ([]delivery.AttemptList, error){},
+		turn:    map[uuid.UUID]func(string, drain.Ramp) drain.Turn{},
 	}
 }
 
@@ -109,6 +112,23 @@ func (s *scripts) Park(_ context.Context, endpoint uuid.UUID, tickets []delivery
 	return do(tickets)
 }
 
+// Turn implements the drainer: one without a script ends.
+func (s *scripts) Turn(_ context.Context, owner string, endpointID uuid.UUID, ramp drain.Ramp) drain.Turn {
+	s.mu.Lock()
+	do := s.turn[endpointID]
+	s.mu.Unlock()
+	if do == nil {
+		return drain.Turn{At: time.Now()}
+	}
+	return do(owner, ramp)
+}
+
+func (s *scripts) onTurn(endpoint uuid.UUID, do func(owner string, ramp drain.Ramp) drain.Turn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.turn[endpoint] = do
+}
+
 func (s *scripts) onProcess(id uuid.UUID, do func(ctx context.Context, owner string, refs []event.Ref) (dispatch.Result, error)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -157,9 +177,9 @@ func serve(handler http.Handler) *httptest.Server {
 
 func silent() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
-func handlerOf(t *testing.T, w workflow) http.Handler {
+func handlerOf(t *testing.T, w *scripts) http.Handler {
 	t.Helper()
-	handler, err := Handler(w, NewCallbacks(callback.Providers{}, nil, nil, nil, nil, silent(), prometheus.NewRegistry()), HandlerConfig{Retention: time.Hour}, silent())
+	handler, err := Handler(w, NewCallbacks(callback.Providers{}, nil, nil, nil, nil, silent(), prometheus.NewRegistry()), w, HandlerConfig{Retention: time.Hour}, silent())
 	require.NoError(t, err)
 	return handler
 }
