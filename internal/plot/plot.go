@@ -217,10 +217,9 @@ func (p *picture) legend(panel Panel, y float64) {
 	}
 	x := float64(width - right)
 	for i := len(entries) - 1; i >= 0; i-- {
-		p.text(x, y, ` text-anchor="end"`, entries[i].name)
-		x -= float64(len([]rune(entries[i].name)))*letter + 18
-		p.printf(`<rect x="%.1f" y="%.1f" width="11" height="11" rx="2" fill="%s"/>`, x, y-10, colour(entries[i].colour))
-		x -= 18
+		p.printf(`<rect x="%.1f" y="%.1f" width="11" height="11" rx="2" fill="%s"/>`, x-11, y-10, colour(entries[i].colour))
+		p.text(x-16, y, ` text-anchor="end"`, entries[i].name) // how wide it is is only guessed
+		x -= float64(len([]rune(entries[i].name)))*letter + 34
 	}
 }
 
