@@ -144,17 +144,18 @@ func (c Comparison) Err() error {
 func (c Comparison) Print(w io.Writer) {
 	fmt.Fprintln(w, "healthy endpoints, commit to 2xx in ms:")
 	tw := tabwriter.NewWriter(w, 0, 4, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(tw, "run\tp50 with\tp50 without\tp99 with\tp99 without\tlost\trequests at one in trouble, at most\topen at once\tin its last minute\t")
+	fmt.Fprintln(tw, "run\tp50 with\tp50 without\tp99 with\tp99 without\tlost\trequests at one in trouble, at most\topen at once\tat all since their circuits opened\tprobes allowed\t")
 	for i, with := range c.With {
 		without := c.Without[i]
-		var most, open, late int
+		var most, open, since, probes int
 		for _, t := range with.Troubled {
-			most, open, late = max(most, t.MostOfOne), max(open, t.MostOpenAtOnce), max(late, t.MostOfOneLatePerM)
+			most, open = max(most, t.MostOfOne), max(open, t.MostOpenAtOnce)
+			since, probes = since+t.AttemptsOpen, probes+t.Probes
 		}
-		fmt.Fprintf(tw, "%d\t%.1f\t%.1f\t%.1f\t%.1f\t%d\t%d\t%d\t%d\t\n", i+1, with.CommitToAckMS.P50, without.CommitToAckMS.P50,
-			with.CommitToAckMS.P99, without.CommitToAckMS.P99, with.Lost+without.Lost, most, open, late)
+		fmt.Fprintf(tw, "%d\t%.1f\t%.1f\t%.1f\t%.1f\t%d\t%d\t%d\t%d\t%d\t\n", i+1, with.CommitToAckMS.P50, without.CommitToAckMS.P50,
+			with.CommitToAckMS.P99, without.CommitToAckMS.P99, with.Lost+without.Lost, most, open, since, probes)
 	}
-	fmt.Fprintf(tw, "median\t%.1f\t%.1f\t%.1f\t%.1f\t\t\t\t\t\n", c.MedianWithMS.P50, c.MedianWithoutMS.P50, c.MedianWithMS.P99, c.MedianWithoutMS.P99)
+	fmt.Fprintf(tw, "median\t%.1f\t%.1f\t%.1f\t%.1f\t\t\t\t\t\t\n", c.MedianWithMS.P50, c.MedianWithoutMS.P50, c.MedianWithMS.P99, c.MedianWithoutMS.P99)
 	tw.Flush()
 	verdict := "unmoved"
 	if !c.Unmoved {
