@@ -35,10 +35,13 @@ type graveyard interface {
 }
 
 const (
-	// MaxInFlight bounds the batches that are under way: more gain no throughput and cost latency and memory.
+	// MaxInFlight bounds the batches that are under way, and beside a backlog those of the backlog and all others by themselves: more gain no throughput and cost latency and memory.
 	MaxInFlight = 16
-	// maxWaiting bounds the records that are read ahead; what is beyond stays in Kafka.
-	maxWaiting = 4 * MaxInFlight * maxBatchEvents
+	// maxWaiting bounds the records that are read ahead; what is beyond stays in Kafka. It is deep, as what a quiet merchant
+	// wrote lies behind a flood of the same partition, and costs about 500 bytes each.
+	maxWaiting = 64 << 10
+	// maxPoll bounds what is read at once: nothing starts while it is decoded.
+	maxPoll = 1024
 	// maxUnmarked bounds the records that are remembered because one before them has not ended: 100 bytes each, and
 	// minutes of a full load behind a batch that does not end. Beyond it nothing more is read.
 	maxUnmarked = 400_000
@@ -59,9 +62,10 @@ type Intake struct {
 	consumer   consumer
 	partitions map[event.Partition]*partition
 	queue      *queue
-	pace       pace
-	lastStart  time.Time
-	inFlight   int // batches
+	traffic    [classes]traffic
+	quietAt    time.Time // the latest arrival of an event of a quiet merchant
+	quietOf    string    // that merchant
+	courtesy   courtesy
 	held       int // records taken and not finished
 	changed    chan struct{}
 	calls      sync.WaitGroup
@@ -69,11 +73,19 @@ type Intake struct {
 	mostUnmarked int
 }
 
+// traffic is what is under way of a class.
+type traffic struct {
+	pace      pace
+	lastStart time.Time
+	inFlight  int // batches
+}
+
 // New makes an Intake. Its metrics are added to the registry.
 func New(d dispatcher, g graveyard, log *slog.Logger, registry prometheus.Registerer) *Intake {
 	return &Intake{
 		dispatcher: d, graveyard: g, log: log, metrics: newMetrics(registry),
-		partitions: map[event.Partition]*partition{}, queue: newQueue(), changed: make(chan struct{}), mostUnmarked: maxUnmarked,
+		partitions: map[event.Partition]*partition{}, queue: newQueue(), courtesy: newCourtesy(),
+		changed: make(chan struct{}), mostUnmarked: maxUnmarked,
 	}
 }
 
@@ -116,7 +128,7 @@ func (in *Intake) poll(ctx, calls context.Context, c consumer) {
 func (in *Intake) awaitRoom(ctx context.Context) int {
 	for {
 		in.mu.Lock()
-		room, changed := min(maxWaiting-in.held, in.mostUnmarked-in.unmarked()), in.changed
+		room, changed := min(maxPoll, maxWaiting-in.held, in.mostUnmarked-in.unmarked()), in.changed
 		in.mu.Unlock()
 		if room > 0 {
 			return room
@@ -142,7 +154,8 @@ func (in *Intake) unmarked() int {
 func (in *Intake) take(calls context.Context, records []event.Record) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	in.pace.arrived(len(records), time.Now())
+	now := time.Now()
+	var arrived [classes]int
 	for _, record := range records {
 		in.metrics.records.Inc()
 		name := event.Partition{Topic: record.Topic, ID: record.Partition}
@@ -165,27 +178,36 @@ func (in *Intake) take(calls context.Context, records []event.Record) {
 			continue
 		}
 		record.Key, record.Value = nil, nil
-		in.queue.add(item{ref: ref, record: record, origin: p})
+		c := in.queue.add(item{ref: ref, record: record, origin: p})
+		arrived[c]++
+		if c == quiet {
+			in.quietAt, in.quietOf = now, ref.MerchantID
+		}
 	}
-	in.metrics.waiting.Set(float64(in.queue.length))
+	in.queue.classify()
+	for c, n := range arrived {
+		if n > 0 {
+			in.traffic[c].pace.arrived(n, now)
+		}
+	}
+	in.metrics.waiting.Set(float64(in.queue.length()))
 	in.wake()
 }
 
-// start starts batches: at once when nothing is under way or one is full, otherwise at the pace.
+// start starts batches: at once when none of the class is under way or one is full, otherwise at the pace.
 func (in *Intake) start(ctx, calls context.Context) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for ctx.Err() == nil {
 		in.mu.Lock()
 		now := time.Now()
-		wait, changed := in.untilStart(now), in.changed
-		if wait == 0 {
-			batch := in.queue.cut()
-			in.lastStart = now
-			in.inFlight++
-			in.metrics.waiting.Set(float64(in.queue.length))
-			in.metrics.inFlight.Set(float64(in.inFlight))
-			in.calls.Go(func() { in.call(calls, batch) })
+		wait, changed := time.Hour, in.changed
+		for c := range classes {
+			due := in.untilStart(c, now)
+			if due == 0 {
+				in.startBatch(calls, c, now)
+			}
+			wait = min(wait, due)
 		}
 		in.mu.Unlock()
 		if wait == 0 {
@@ -200,20 +222,65 @@ func (in *Intake) start(ctx, calls context.Context) {
 	}
 }
 
-// untilStart is how long the next batch has to wait; 0 starts one now.
-func (in *Intake) untilStart(now time.Time) time.Duration {
+func (in *Intake) startBatch(calls context.Context, c class, now time.Time) {
+	batch := in.queue.cut(c)
+	in.traffic[c].lastStart = now
+	in.traffic[c].inFlight++
+	in.metrics.waiting.Set(float64(in.queue.length()))
+	in.metrics.inFlight.Set(float64(in.inFlight()))
+	// A batch that nothing else slows down, or nearly.
+	alone := in.traffic[busy].inFlight == 0 && in.inFlight() <= fewBatches && len(batch) < maxBatchEvents
+	in.calls.Go(func() { in.call(calls, c, alone, batch) })
+}
+
+func (in *Intake) inFlight() int { return in.traffic[quiet].inFlight + in.traffic[busy].inFlight }
+
+// untilStart is how long the next batch of the class has to wait; 0 starts one now. A busy one keeps its distance from all
+// others, a quiet one only from those of its class.
+func (in *Intake) untilStart(c class, now time.Time) time.Duration {
+	own := in.traffic[c]
+	if c == busy {
+		own.inFlight = in.inFlight()
+		if other := in.traffic[quiet].lastStart; other.After(own.lastStart) {
+			own.lastStart = other
+		}
+	}
 	switch {
-	case in.queue.length == 0 || in.inFlight >= MaxInFlight:
+	case in.queue.waiting[c] == 0 || in.full(c, now):
 		return time.Hour // until something changes
-	case in.inFlight == 0 || in.queue.length >= maxBatchEvents:
+	case own.inFlight == 0 || in.queue.waiting[c] >= maxBatchEvents:
 		return 0
+	case c == busy && in.beside(now):
+		return max(0, besideGap-now.Sub(in.traffic[busy].lastStart))
 	default:
-		return max(0, in.pace.gap(now)-now.Sub(in.lastStart))
+		return max(0, own.pace.gap(now)-now.Sub(own.lastStart))
 	}
 }
 
-// call hands a batch over until it has ended, or the process stops.
-func (in *Intake) call(ctx context.Context, batch []item) {
+// full reports whether as many batches of the class are under way as may be. The quiet never wait for what is busy: beside a
+// backlog, also one that was cut before its merchant was known to be busy, there are as many slots again for them.
+func (in *Intake) full(c class, now time.Time) bool {
+	if c == busy {
+		return in.inFlight() >= MaxInFlight || in.beside(now) && in.queue.underWay() >= in.courtesy.limit()
+	}
+	limit := MaxInFlight
+	if in.queue.waiting[busy]+in.traffic[busy].inFlight > 0 {
+		limit = 2 * MaxInFlight
+	}
+	return in.inFlight() >= limit
+}
+
+// beside reports whether the quiet have traffic now, which a backlog is to leave room for. A busy merchant was quiet before.
+func (in *Intake) beside(now time.Time) bool {
+	if in.queue.waiting[quiet] > 0 {
+		return true
+	}
+	l := in.queue.lanes[in.quietOf]
+	return now.Sub(in.quietAt) < besideFor && (l == nil || l.class == quiet)
+}
+
+// call hands a batch over until it has ended, or the process stops. alone says that little else was under way when it started.
+func (in *Intake) call(ctx context.Context, c class, alone bool, batch []item) {
 	refs := make([]event.Ref, len(batch))
 	for i, each := range batch {
 		refs[i] = each.ref
@@ -244,13 +311,17 @@ func (in *Intake) call(ctx context.Context, batch []item) {
 	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	in.inFlight--
-	in.metrics.inFlight.Set(float64(in.inFlight))
+	in.traffic[c].inFlight--
+	in.metrics.inFlight.Set(float64(in.inFlight()))
 	if ended {
 		in.metrics.batches.Inc()
 		in.metrics.seconds.Observe(time.Since(began).Seconds())
+		if c == quiet {
+			in.courtesy.ended(time.Since(began), alone)
+		}
 	}
 	for _, each := range batch {
+		in.queue.ended(each)
 		if ended {
 			in.finish(each.origin, each.record)
 		} else {
@@ -365,7 +436,7 @@ func (in *Intake) drop(p *partition) {
 	dropped := in.queue.drop(p)
 	p.held -= dropped
 	in.held -= dropped
-	in.metrics.waiting.Set(float64(in.queue.length))
+	in.metrics.waiting.Set(float64(in.queue.length()))
 }
 
 // wake tells whoever waits that something changed. It is called with the lock held.

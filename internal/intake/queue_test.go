@@ -19,7 +19,7 @@ func merchants(batch []item) map[string]int {
 	return counts
 }
 
-func TestAMerchantThatFloodsFillsOnlyWhatOthersLeave(t *testing.T) {
+func TestAMerchantThatFloodsIsInNoBatchOfTheOthers(t *testing.T) {
 	t.Parallel()
 	q := newQueue()
 	for range 1000 {
@@ -29,8 +29,52 @@ func TestAMerchantThatFloodsFillsOnlyWhatOthersLeave(t *testing.T) {
 		q.add(item{ref: event.Ref{MerchantID: "quiet"}})
 	}
 	q.add(item{ref: event.Ref{MerchantID: "rare"}})
-	require.Equal(t, map[string]int{"flood": 60, "quiet": 3, "rare": 1}, merchants(q.cut()))
-	require.Equal(t, map[string]int{"flood": 64}, merchants(q.cut()))
+	q.classify()
+	require.Equal(t, map[string]int{"quiet": 3, "rare": 1}, merchants(q.cut(quiet)))
+	require.Empty(t, q.cut(quiet))
+	require.Equal(t, map[string]int{"flood": 64}, merchants(q.cut(busy)))
+}
+
+func TestWhereAllHaveMuchToDoNobodyIsBusy(t *testing.T) {
+	t.Parallel()
+	q := newQueue()
+	for n, merchant := range []string{"large", "small"} {
+		for range []int{70, 20}[n] {
+			q.add(item{ref: event.Ref{MerchantID: merchant}})
+		}
+	}
+	q.classify()
+	require.Equal(t, map[string]int{"large": 44, "small": 20}, merchants(q.cut(quiet)), "they take turns")
+	require.Empty(t, q.cut(busy))
+}
+
+func TestWhatIsUnderWayMakesAMerchantBusyToo(t *testing.T) {
+	t.Parallel()
+	q := newQueue()
+	i, other := item{ref: event.Ref{MerchantID: "m"}}, item{ref: event.Ref{MerchantID: "other"}}
+	var under []item
+	for range busyEvents {
+		q.add(i)
+		q.classify()
+		under = append(under, q.cut(quiet)...)
+	}
+	q.add(other)
+	q.classify()
+	require.Equal(t, map[string]int{"other": 1}, merchants(q.cut(quiet)))
+	q.add(i)
+	q.classify()
+	require.Len(t, q.cut(busy), 1)
+	for _, each := range under {
+		q.ended(each)
+	}
+	q.add(i)
+	q.classify()
+	require.Len(t, q.cut(quiet), 1, "one is under way, and one waited")
+	q.ended(i)
+	q.ended(i)
+	q.ended(other)
+	require.Empty(t, q.lanes, "a merchant with nothing open is forgotten")
+	require.Zero(t, q.open)
 }
 
 func TestTheTurnGoesOnFromBatchToBatch(t *testing.T) {
@@ -41,7 +85,7 @@ func TestTheTurnGoesOnFromBatchToBatch(t *testing.T) {
 			q.add(item{ref: event.Ref{MerchantID: fmt.Sprint(n)}})
 		}
 	}
-	counts := merchants(append(q.cut(), q.cut()...))
+	counts := merchants(append(q.cut(quiet), q.cut(quiet)...))
 	for n := range 100 {
 		require.GreaterOrEqual(t, counts[fmt.Sprint(n)], 1, "merchant %d waited while others had two turns", n)
 	}
@@ -56,10 +100,10 @@ func TestABatchIsBoundedInBytes(t *testing.T) {
 	for range 4 {
 		q.add(item{ref: event.Ref{MerchantID: "m", ObjectID: large}})
 	}
-	require.Len(t, q.cut(), 1, "one that is too large alone still goes")
-	require.Len(t, q.cut(), 2)
-	require.Len(t, q.cut(), 2)
-	require.Empty(t, q.cut())
+	require.Len(t, q.cut(quiet), 1, "one that is too large alone still goes")
+	require.Len(t, q.cut(quiet), 2)
+	require.Len(t, q.cut(quiet), 2)
+	require.Empty(t, q.cut(quiet))
 }
 
 func TestQueueKeepsEveryItemOnceAndInItsMerchantsOrder(t *testing.T) {
@@ -71,34 +115,87 @@ func TestQueueKeepsEveryItemOnceAndInItsMerchantsOrder(t *testing.T) {
 			parts[i] = &partition{}
 		}
 		waiting := map[string][]int64{} // offsets by merchant, in order
+		under := map[string][]item{}
 		origin := map[int64]*partition{}
-		length, offset := 0, int64(0)
+		offset := int64(0)
+		all := []string{"a", "b", "c", "d"}
+		of := func(merchant string) class { // of one for which something waits
+			return q.lanes[merchant].class
+		}
+		count := func(c class) int {
+			n := 0
+			for merchant, offsets := range waiting {
+				if len(offsets) > 0 && of(merchant) == c {
+					n += len(offsets)
+				}
+			}
+			return n
+		}
 		t.Repeat(map[string]func(*rapid.T){
 			"add": func(t *rapid.T) {
-				for range rapid.IntRange(1, 40).Draw(t, "events") {
-					merchant := rapid.SampledFrom([]string{"a", "b", "c", "d"}).Draw(t, "merchant")
+				few := rapid.SampledFrom(all).Draw(t, "the one with few")
+				for range rapid.IntRange(1, 80).Draw(t, "events") {
+					merchant := rapid.SampledFrom(all).Draw(t, "merchant")
+					if merchant == few && rapid.Bool().Draw(t, "skip") {
+						continue
+					}
 					from := rapid.SampledFrom(parts[:]).Draw(t, "partition")
-					q.add(item{ref: event.Ref{MerchantID: merchant}, record: event.Record{Offset: offset}, origin: from})
 					waiting[merchant] = append(waiting[merchant], offset)
 					origin[offset] = from
+					q.add(item{ref: event.Ref{MerchantID: merchant}, record: event.Record{Offset: offset}, origin: from})
 					offset++
-					length++
+				}
+				q.classify()
+				total := 0
+				for _, merchant := range all {
+					total += len(waiting[merchant]) + len(under[merchant])
+				}
+				for merchant, offsets := range waiting {
+					if len(offsets) == 0 {
+						continue
+					}
+					own := len(offsets) + len(under[merchant])
+					others := float64(total-own) / max(1, float64(len(q.lanes)-1))
+					if own <= busyEvents || float64(own) <= busyUntil*others {
+						require.Equal(t, quiet, of(merchant), "%d open, and %g of each other", own, others)
+					} else if float64(own) > busyFrom*others && len(q.lanes) > 1 {
+						require.Equal(t, busy, of(merchant), "%d open, and %g of each other", own, others)
+					}
 				}
 			},
 			"cut": func(t *rapid.T) {
-				batch := q.cut()
-				require.Len(t, batch, min(length, maxBatchEvents))
-				for _, i := range batch {
-					require.Equal(t, waiting[i.ref.MerchantID][0], i.record.Offset)
-					waiting[i.ref.MerchantID] = waiting[i.ref.MerchantID][1:]
+				c := rapid.SampledFrom([]class{quiet, busy}).Draw(t, "class")
+				left := count(c)
+				first := map[string]bool{}
+				for merchant, offsets := range waiting {
+					first[merchant] = len(offsets) > 0 && of(merchant) == quiet
 				}
-				length -= len(batch)
+				batch := q.cut(c)
+				require.Len(t, batch, min(left, maxBatchEvents))
+				for _, i := range batch {
+					merchant := i.ref.MerchantID
+					require.Equal(t, c, of(merchant))
+					require.Equal(t, waiting[merchant][0], i.record.Offset)
+					waiting[merchant] = waiting[merchant][1:]
+					under[merchant] = append(under[merchant], i)
+				}
 				counts := merchants(batch)
+				for merchant, quiet := range first {
+					require.True(t, !quiet || counts[merchant] > 0 || c == busy, "the next event of a quiet merchant is in the next batch, whatever else waits")
+				}
 				for merchant, left := range waiting {
 					for _, count := range counts {
-						require.True(t, len(left) == 0 || count <= counts[merchant]+1, "%s waits with %d of a batch %v", merchant, counts[merchant], counts)
+						require.True(t, len(left) == 0 || of(merchant) != c || count <= counts[merchant]+1, "%s waits with %d of a batch %v", merchant, counts[merchant], counts)
 					}
 				}
+			},
+			"end": func(t *rapid.T) {
+				merchant := rapid.SampledFrom(all).Draw(t, "merchant")
+				n := rapid.IntRange(0, len(under[merchant])).Draw(t, "events")
+				for _, i := range under[merchant][:n] {
+					q.ended(i)
+				}
+				under[merchant] = under[merchant][n:]
 			},
 			"drop": func(t *rapid.T) {
 				gone := rapid.SampledFrom(parts[:]).Draw(t, "partition")
@@ -114,10 +211,18 @@ func TestQueueKeepsEveryItemOnceAndInItsMerchantsOrder(t *testing.T) {
 					}
 					waiting[merchant] = kept
 				}
-				length -= dropped
 				require.Equal(t, dropped, q.drop(gone))
 			},
-			"": func(t *rapid.T) { require.Equal(t, length, q.length) },
+			"": func(t *rapid.T) {
+				open := 0
+				for _, merchant := range all {
+					if len(waiting[merchant])+len(under[merchant]) > 0 {
+						open++
+					}
+				}
+				require.Len(t, q.lanes, open, "who has nothing open is forgotten")
+				require.Equal(t, []int{count(quiet), count(busy)}, q.waiting[:])
+			},
 		})
 	})
 }
