@@ -69,8 +69,8 @@ type Options struct {
 
 // Validate checks what a user chose.
 func (o Options) Validate() error {
-	if o.Payments < 1 || o.Payments > 10_000 {
-		return fmt.Errorf("a demo has 1 to 10,000 payments, not %d", o.Payments)
+	if o.Payments < 1 || o.Payments > 20_000 {
+		return fmt.Errorf("a demo has 1 to 20,000 payments, not %d", o.Payments)
 	}
 	if o.Refunds < 0 || o.Refunds > o.Payments {
 		return fmt.Errorf("0 to all %d payments can be refunded, not %d", o.Payments, o.Refunds)

@@ -56,6 +56,10 @@ func Scenarios() map[string]Scenario {
 			About:    "A fifth of the merchants never answer for 30 s: how often they are tried, and what the others notice",
 			Payments: 800, Run: runHanging,
 		},
+		"flood": {
+			About:    "A merchant that creates 20,000 payments at once, and what the others' webhooks have to wait for it",
+			Payments: 20_000, Run: runFlood,
+		},
 	}
 }
 

@@ -66,6 +66,18 @@ func (d *Database) events(ctx context.Context, query string, argument []string) 
 	return events, nil
 }
 
+const insertPayments = `
+insert into public.payments (merchant_id, amount, currency, status)
+select $1, 1000, 'USD', 'succeeded' from generate_series(1, $2)`
+
+// InsertPayments creates n payments of the merchant in one transaction.
+func (d *Database) InsertPayments(ctx context.Context, merchant string, n int) error {
+	if _, err := d.conn.Exec(ctx, insertPayments, merchant, n); err != nil {
+		return fmt.Errorf("inserting payments: %w", err)
+	}
+	return nil
+}
+
 const insertEndpoints = `
 with added as (
     insert into delivery.endpoints (id, merchant_id, url, description)

@@ -21,13 +21,22 @@ func NewMerchant(addr string) Merchant { return Merchant{url: "http://" + addr} 
 
 // InvalidSignatures is how many webhooks were not signed well since the merchant's last reset.
 func (m Merchant) InvalidSignatures(ctx context.Context) (int, error) {
-	var stats struct {
-		InvalidSignatures int `json:"invalid_signatures"`
-	}
+	stats, err := m.stats(ctx)
+	return stats.InvalidSignatures, err
+}
+
+// Unique is how many different webhooks were accepted since the merchant's last reset.
+func (m Merchant) Unique(ctx context.Context) (int, error) {
+	stats, err := m.stats(ctx)
+	return stats.Unique, err
+}
+
+func (m Merchant) stats(ctx context.Context) (simulator.Stats, error) {
+	var stats simulator.Stats
 	if err := call(ctx, http.MethodGet, m.url+"/stats?latest=0", "", nil, &stats); err != nil {
-		return 0, fmt.Errorf("asking the merchant for its counts: %w", err)
+		return stats, fmt.Errorf("asking the merchant for its counts: %w", err)
 	}
-	return stats.InvalidSignatures, nil
+	return stats, nil
 }
 
 // Behaviours are the failures that the merchant was told to show, as JSON; empty where there is none.
