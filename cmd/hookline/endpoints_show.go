@@ -41,6 +41,8 @@ func listEndpoints(ctx context.Context, args []string, stdout, _ io.Writer) erro
 		switch {
 		case !e.Enabled:
 			state = "disabled"
+		case e.Circuit.State != delivery.CircuitClosed:
+			state = "circuit " + strings.ReplaceAll(string(e.Circuit.State), "_", "-")
 		case e.FailingSince != nil:
 			state = "failing"
 		}
@@ -81,10 +83,18 @@ func showEndpoint(ctx context.Context, args []string, stdout, _ io.Writer) error
 		}
 	}
 	if *asJSON {
-		return printJSON(stdout, struct {
+		out := struct {
 			endpoint.Endpoint
 			Deliveries []tallied `json:"deliveries"`
-		}{shown, stand})
+			Parked     int64     `json:"parked"`
+			// DrainedIn is when the last of them has had its turn, as the drain goes now.
+			DrainedIn *float64 `json:"drained_in_s,omitempty"`
+		}{Endpoint: shown, Deliveries: stand, Parked: parkedOf(stand)}
+		if remaining, known := shown.Drain.Remaining(out.Parked); known {
+			seconds := remaining.Seconds()
+			out.DrainedIn = &seconds
+		}
+		return printJSON(stdout, out)
 	}
 	return printEndpoint(stdout, shown, stand)
 }
@@ -113,6 +123,10 @@ func printEndpoint(stdout io.Writer, e endpoint.Endpoint, stand []tallied) error
 	if e.FailingSince != nil {
 		line("failing", "since %s, without a success", e.FailingSince.Format(time.RFC3339))
 	}
+	line("circuit", "%s", circuitText(e.Circuit))
+	if parked := parkedOf(stand); parked > 0 && e.Drain != nil {
+		line("drain", "%s", drainText(e.Drain, parked))
+	}
 	line("events", "%s", orElse(strings.Join(e.EventTypes, ", "), "every type but endpoint.*"))
 	line("headers", "%s", orElse(strings.Join(e.HeaderNames, ", "), "none of its own"))
 	line("retries", "%s", scheduleText(e.Schedule))
@@ -135,6 +149,39 @@ func printEndpoint(stdout io.Writer, e endpoint.Endpoint, stand []tallied) error
 		line("deliveries", "%s", text)
 	}
 	return tw.Flush()
+}
+
+// parkedOf counts the parked deliveries, up to the bound of counting.
+func parkedOf(stand []tallied) int64 {
+	var n int64
+	for _, each := range stand {
+		if each.State == delivery.Parked {
+			n += each.Deliveries
+		}
+	}
+	return n
+}
+
+func circuitText(c endpoint.Circuit) string {
+	text := strings.ReplaceAll(string(c.State), "_", "-") + ", since " + c.Since.Format(time.RFC3339)
+	if c.ProbeAt != nil && c.State == delivery.CircuitOpen {
+		text += ": what is due is parked, and one delivery tries it at " + c.ProbeAt.Format(time.RFC3339)
+	}
+	if c.State == delivery.CircuitHalfOpen {
+		text += ": one delivery tries it"
+	}
+	if c.Opens > 0 {
+		text += fmt.Sprintf("; opened %d times since it was well", c.Opens)
+	}
+	return text
+}
+
+func drainText(d *endpoint.Drain, parked int64) string {
+	remaining, known := d.Remaining(parked)
+	if !known {
+		return fmt.Sprintf("%d wait", parked)
+	}
+	return fmt.Sprintf("%d wait, %.1f a second, done in about %s", parked, d.PerSecond, remaining)
 }
 
 func enabledText(e endpoint.Endpoint) string {

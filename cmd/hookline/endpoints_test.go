@@ -333,7 +333,21 @@ func TestParkedDeliveriesAreSentOrDropped(t *testing.T) {
 	require.Equal(t, delivery.Parked, shown.Deliveries[0].State)
 	require.Equal(t, 2, shown.Deliveries[0].Deliveries)
 	require.Contains(t, hookline(t, "endpoints", "show", id).stdout, "by an operator")
+	require.Contains(t, hookline(t, "endpoints", "show", id).stdout, "closed, since ")
 	require.Contains(t, hookline(t, "endpoints", "list").stdout, "  disabled  ")
+	spare := func(circuit, next string) {
+		_, err := db.Pool(t, "").Exec(t.Context(), "update delivery.endpoints set "+circuit)
+		require.NoError(t, err)
+		_, err = db.Pool(t, "").Exec(t.Context(), "delete from delivery.drains; insert into delivery.drains (endpoint_id, next_at, at_once, per_second) select id, "+next+" from delivery.endpoints")
+		require.NoError(t, err)
+	}
+	spare("circuit = 'open', circuit_opens = 2, probe_at = '2099-01-02T03:04:05Z'", "probe_at, 0, 0")
+	text := hookline(t, "endpoints", "show", id).stdout
+	require.Contains(t, text, "one delivery tries it at 2099-01-02T")
+	require.Contains(t, text, "opened 2 times since it was well")
+	spare("circuit = 'closed', probe_at = null", "now() + interval '1 second', 8, 0.5")
+	require.Contains(t, hookline(t, "endpoints", "show", id).stdout, "2 wait, 0.5 a second, done in about 4s")
+	spare("circuit_opens = 0", "null, 0, 0") // it has ended
 	require.Contains(t, hookline(t, "endpoints", "enable", id).stdout, "2 parked deliveries are sent, the oldest first")
 	drainable, err := ledger.Drainable(t.Context(), 10)
 	require.NoError(t, err)

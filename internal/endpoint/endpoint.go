@@ -86,9 +86,38 @@ type Endpoint struct {
 	DisabledReason string            `json:"disabled_reason,omitempty"`
 	// FailingSince is the first failure after the last success.
 	FailingSince *time.Time `json:"failing_since,omitempty"`
-	Secrets      []Secret   `json:"secrets"`
-	CreatedAt    time.Time  `json:"created_at"`
-	UpdatedAt    time.Time  `json:"updated_at"`
+	Circuit      Circuit    `json:"circuit"`
+	// Drain is how what is parked is drained; absent where nothing is.
+	Drain     *Drain    `json:"drain,omitempty"`
+	Secrets   []Secret  `json:"secrets"`
+	CreatedAt time.Time `json:"created_at"`
+	UpdatedAt time.Time `json:"updated_at"`
+}
+
+// Circuit says whether the endpoint is spared.
+type Circuit struct {
+	State delivery.Circuit `json:"state"`
+	Since time.Time        `json:"since"`
+	// Opens is how often it has opened since the endpoint was well.
+	Opens int `json:"opens"`
+	// ProbeAt is when one delivery finds out how the endpoint is; while one does, when another would.
+	ProbeAt *time.Time `json:"probe_at,omitempty"`
+}
+
+// Drain is how the deliveries are drained that are parked at an endpoint.
+type Drain struct {
+	Since     time.Time `json:"since"`
+	AtOnce    int       `json:"at_once"`    // how many may be under way
+	PerSecond float64   `json:"per_second"` // of those that ended, lately
+}
+
+// Remaining is how long the drain of so many takes as it goes now, and false where that cannot be told: while the circuit is
+// open, or before the first of them have ended.
+func (d *Drain) Remaining(parked int64) (time.Duration, bool) {
+	if d == nil || d.AtOnce == 0 || d.PerSecond <= 0 || parked == 0 {
+		return 0, false
+	}
+	return time.Duration(float64(parked) / d.PerSecond * float64(time.Second)).Round(time.Second), true
 }
 
 // Secret is a live signing secret without what makes it one.

@@ -80,16 +80,18 @@ func notNull(list []string) []string {
 
 const selectEndpoints = `
 select e.id, e.merchant_id, e.url, e.url_sealed, e.description, e.event_types, e.header_names, e.headers_sealed, e.retry_delays_ms,
-       e.ordering, e.timeout_ms, coalesce(e.rate_limit, 0), e.enabled, e.disabled_at, coalesce(e.disabled_reason, ''), f.since, e.created_at, e.updated_at, e.revision,
+       e.ordering, e.timeout_ms, coalesce(e.rate_limit, 0), e.enabled, e.disabled_at, coalesce(e.disabled_reason, ''), f.since,
+       e.circuit, e.circuit_changed_at, e.circuit_opens, e.probe_at, r.started_at, coalesce(r.at_once, 0), coalesce(r.per_second, 0), e.created_at, e.updated_at, e.revision,
        array_agg(s.id order by s.created_at desc, s.id desc) filter (where s.id is not null),
        array_agg(s.sealed order by s.created_at desc, s.id desc) filter (where s.id is not null),
        array_agg(s.created_at order by s.created_at desc, s.id desc) filter (where s.id is not null),
        array_agg(s.expires_at order by s.created_at desc, s.id desc) filter (where s.id is not null)
   from delivery.endpoints e
   left join delivery.failing_endpoints f on f.endpoint_id = e.id
+  left join delivery.drains r on r.endpoint_id = e.id and r.next_at is not null
   left join delivery.endpoint_secrets s on s.endpoint_id = e.id and (s.expires_at is null or s.expires_at > clock_timestamp())
  where %s
- group by e.id, f.since
+ group by e.id, f.since, r.endpoint_id
  order by e.created_at, e.id`
 
 // Row reads one endpoint.
@@ -129,10 +131,17 @@ func scanEndpoint(row pgx.CollectableRow) (endpoint.Row, error) {
 		sealed    []string
 		created   []time.Time
 		expires   []*time.Time
+		draining  *time.Time
+		drain     endpoint.Drain
 	)
 	err := row.Scan((*[16]byte)(&e.ID), &e.MerchantID, &e.URL, &e.URLSealed, &e.Description, &e.EventTypes, &e.HeaderNames, &e.HeadersSealed, &delays,
-		&e.Ordering, &e.TimeoutMS, &e.RateLimit, &e.Enabled, &e.DisabledAt, &e.DisabledReason, &e.FailingSince, &e.CreatedAt, &e.UpdatedAt, &e.Revision,
+		&e.Ordering, &e.TimeoutMS, &e.RateLimit, &e.Enabled, &e.DisabledAt, &e.DisabledReason, &e.FailingSince,
+		&e.Circuit.State, &e.Circuit.Since, &e.Circuit.Opens, &e.Circuit.ProbeAt, &draining, &drain.AtOnce, &drain.PerSecond, &e.CreatedAt, &e.UpdatedAt, &e.Revision,
 		&secretIDs, &sealed, &created, &expires)
+	if draining != nil {
+		drain.Since = *draining
+		e.Drain = &drain
+	}
 	e.Schedule, e.HasCredentials = scheduleOf(delays), e.URLSealed != nil
 	e.Secrets = make([]endpoint.Secret, len(sealed))
 	for i := range sealed {

@@ -44,6 +44,7 @@ func TestAnEndpointIsReadAsItWasInserted(t *testing.T) {
 	require.Equal(t, []endpoint.Secret{{ID: want.Sealed[0].ID, KeyID: "k1", CreatedAt: got.Secrets[0].CreatedAt}}, got.Secrets)
 	read := got
 	want.Enabled, want.HasCredentials = true, true
+	want.Circuit = endpoint.Circuit{State: delivery.CircuitClosed, Since: got.Circuit.Since}
 	want.CreatedAt, want.UpdatedAt, want.Secrets, want.Revision = got.CreatedAt, got.UpdatedAt, got.Secrets, got.Revision
 	require.Equal(t, want, got)
 
@@ -382,4 +383,41 @@ func TestADatabaseThatIsAwayIsUnavailable(t *testing.T) {
 	for _, err := range []error{listing, store.Insert(t.Context(), storedRow("m")), store.Disable(t.Context(), uuid.New())} {
 		require.Equal(t, fault.Unavailable, fault.ClassOf(err), errors.Unwrap(err))
 	}
+}
+
+func TestAnEndpointShowsItsCircuitAndItsDrain(t *testing.T) {
+	t.Parallel()
+	b := newBooks(t)
+	ctx := t.Context()
+	id := b.endpoint(t, "m")
+	manager := endpointtest.NewManager(t, b.all)
+	shown, err := manager.Get(ctx, id)
+	require.NoError(t, err)
+	require.Equal(t, delivery.CircuitClosed, shown.Circuit.State)
+	require.Nil(t, shown.Circuit.ProbeAt)
+	require.Nil(t, shown.Drain)
+
+	b.open(t, id, 60)
+	require.NoError(t, b.NoteDrain(ctx, delivery.Drain{EndpointID: id, Next: time.Minute}))
+	shown, err = manager.Get(ctx, id)
+	require.NoError(t, err)
+	require.Equal(t, delivery.CircuitOpen, shown.Circuit.State)
+	require.Equal(t, 1, shown.Circuit.Opens)
+	require.WithinDuration(t, time.Now().Add(time.Minute), *shown.Circuit.ProbeAt, 10*time.Second)
+	_, known := shown.Drain.Remaining(10)
+	require.False(t, known, "nobody knows when it is back")
+
+	require.NoError(t, b.NoteDrain(ctx, delivery.Drain{EndpointID: id, Next: time.Second, AtOnce: 8, PerSecond: 2}))
+	shown, err = manager.Get(ctx, id)
+	require.NoError(t, err)
+	remaining, known := shown.Drain.Remaining(10)
+	require.True(t, known)
+	require.Equal(t, 5*time.Second, remaining)
+
+	require.NoError(t, b.NoteDrain(ctx, delivery.Drain{EndpointID: id}))
+	shown, err = manager.Get(ctx, id)
+	require.NoError(t, err)
+	require.Nil(t, shown.Drain, "it has ended")
+	_, known = shown.Drain.Remaining(10)
+	require.False(t, known)
 }
