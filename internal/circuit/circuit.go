@@ -57,6 +57,7 @@ type Watch struct {
 type window struct {
 	since  time.Time
 	ruled  bool // the verdict is in the ledger: the rest of this time in the endpoint's life is of no interest
+	row    int  // failures since the last success
 	counts [buckets]bucket
 }
 
@@ -65,7 +66,8 @@ type bucket struct {
 	ok, failed int
 }
 
-// NewWatch makes a Watch that opens circuits where the share openAt of the requests failed, or more; 0 opens none.
+// NewWatch makes a Watch that opens circuits where the share openAt of a window's requests failed, or more, or Samples of them
+// in a row; 0 opens none.
 func NewWatch(openAt float64) *Watch {
 	return &Watch{openAt: openAt, byID: map[uuid.UUID]*window{}}
 }
@@ -93,8 +95,10 @@ func (w *Watch) Observe(endpoint uuid.UUID, s Sample, now time.Time) Verdict {
 	}
 	if s.OK {
 		b.ok++
+		win.row = 0
 	} else {
 		b.failed++
+		win.row++
 	}
 	if win.ruled {
 		return Unchanged
@@ -108,6 +112,8 @@ func (w *Watch) Observe(endpoint uuid.UUID, s Sample, now time.Time) Verdict {
 	switch {
 	case !s.OK && bad && ok+failed >= few:
 		return Open
+	case !s.OK && min(win.row, failed) >= Samples:
+		return Open // it was well until now, and the share would say so for half a window
 	case s.OK && !bad && s.Opens > 0 && now.Sub(s.Since) >= Window:
 		return Well
 	}

@@ -29,6 +29,25 @@ func TestACircuitOpensWhereHalfOfEnoughRequestsFail(t *testing.T) {
 	require.Equal(t, circuit.Unchanged, w.Observe(uuid.New(), failed, start), "others are others")
 }
 
+func TestACircuitOpensAfterARowOfFailuresHoweverManySucceededBefore(t *testing.T) {
+	t.Parallel()
+	w, id := circuit.NewWatch(half), uuid.New()
+	failed, ok := circuit.Sample{Since: start}, circuit.Sample{Since: start, OK: true}
+	for range 100 * circuit.Samples {
+		require.Equal(t, circuit.Unchanged, w.Observe(id, ok, start))
+	}
+	for range 3 { // a success begins the row anew
+		for range circuit.Samples - 1 {
+			require.Equal(t, circuit.Unchanged, w.Observe(id, failed, start))
+		}
+		require.Equal(t, circuit.Unchanged, w.Observe(id, ok, start))
+	}
+	for range circuit.Samples - 1 {
+		require.Equal(t, circuit.Unchanged, w.Observe(id, failed, start))
+	}
+	require.Equal(t, circuit.Open, w.Observe(id, failed, start))
+}
+
 func TestWhatIsOlderThanTheWindowDoesNotCount(t *testing.T) {
 	t.Parallel()
 	w, id := circuit.NewWatch(half), uuid.New()
@@ -136,7 +155,7 @@ func TestTheWatchJudgesAsWhoRemembersEverything(t *testing.T) {
 			}
 			s := circuit.Sample{
 				Since: changes[max(0, len(changes)-1-rapid.IntRange(0, 2).Draw(t, "straggles"))],
-				Opens: rapid.IntRange(0, 1).Draw(t, "opens"), OK: rapid.IntRange(0, 2).Draw(t, "fails") == 0,
+				Opens: rapid.IntRange(0, 1).Draw(t, "opens"), OK: now.Sub(start)%(2*circuit.Window) < circuit.Window && rapid.IntRange(0, 2).Draw(t, "fails") == 0,
 			}
 			got := w.Observe(id, s, now)
 			if s.Since.Before(newest) {
@@ -157,13 +176,13 @@ func TestTheWatchJudgesAsWhoRemembersEverything(t *testing.T) {
 			}
 			all = append(all, seen{s, now})
 			bucket := func(at time.Time) int64 { return at.UnixNano() / int64(circuit.Window/6) }
-			ok, failed := 0, 0
+			ok, failed, row := 0, 0, 0
 			for _, each := range all {
 				if bucket(now)-bucket(each.at) < 6 {
 					if each.OK {
-						ok++
+						ok, row = ok+1, 0
 					} else {
-						failed++
+						failed, row = failed+1, row+1
 					}
 				}
 			}
@@ -174,7 +193,7 @@ func TestTheWatchJudgesAsWhoRemembersEverything(t *testing.T) {
 			want := circuit.Unchanged
 			if bad := failed >= ok; !ruled {
 				switch {
-				case !s.OK && bad && ok+failed >= few:
+				case !s.OK && (bad && ok+failed >= few || row >= circuit.Samples):
 					want = circuit.Open
 				case s.OK && !bad && s.Opens > 0 && now.Sub(s.Since) >= circuit.Window:
 					want = circuit.Well
