@@ -103,6 +103,43 @@ func TestLaterVersionsWaitAndGoOneAfterTheOther(t *testing.T) {
 	require.Empty(t, planned.Wake)
 }
 
+func TestAVersionThatARestoreGaveTwiceCountsOnceAndBothEndBeforeTheNext(t *testing.T) {
+	t.Parallel()
+	b := newBooks(t)
+	e := b.ordered(t, "m")
+	all := versions("m", "p", 4)
+	lost, again := all[1], version("m", "p", 2, "payment.failed")
+	s := sequence(e, lost)
+	claims, _ := b.plan(t, "inv-1", all[0], lost)
+	b.end(t, "inv-1", success(claims[0]))
+	first := b.claimReleased(t, "inv-1", b.release(t, "w", s)[0])
+	claims, _ = b.plan(t, "inv-2", again, all[2])
+	require.Len(t, claims, 1, "version 1 has ended, which is all that the second version 2 waits for")
+	require.Equal(t, again.ID, claims[0].EventID)
+	b.end(t, "inv-2", success(claims[0]))
+	require.Empty(t, b.release(t, "w", s), "the version 2 of before the restore is open")
+	b.end(t, "inv-1", success(first))
+	released := b.release(t, "w", s)
+	require.Len(t, released, 1)
+	require.Equal(t, all[2].ID, released[0].EventID)
+	b.end(t, "inv-3", success(b.claimReleased(t, "inv-3", released[0])))
+	claims, planned := b.plan(t, "inv-4", all[3])
+	require.Len(t, claims, 1)
+	require.Empty(t, planned.Wake)
+}
+
+func TestAVersionTwiceFillsNoGap(t *testing.T) {
+	t.Parallel()
+	b := newBooks(t)
+	b.ordered(t, "m")
+	claims, _ := b.plan(t, "inv-1", version("m", "p", 1, "payment.succeeded"), version("m", "p", 1, "payment.succeeded"))
+	for _, claim := range claims {
+		b.end(t, "inv-1", success(claim))
+	}
+	claims, _ = b.plan(t, "inv-2", version("m", "p", 3, "payment.succeeded"))
+	require.Empty(t, claims, "version 2 is missing")
+}
+
 func TestADeadVersionHoldsUpNoLaterOne(t *testing.T) {
 	t.Parallel()
 	b := newBooks(t)
