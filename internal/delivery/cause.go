@@ -64,12 +64,14 @@ const (
 	CauseSvixAddress      Cause = "svix_address"      // what answers at the address is not Svix's API
 	CauseSvixRefused      Cause = "svix_refused"      // Svix finds the message wrong
 	CauseSvixTooLarge     Cause = "svix_too_large"
-	CauseSvixConflict     Cause = "svix_conflict"  // another event has the id
-	CauseSvixOff          Cause = "svix_off"       // this worker has no settings for Svix: no attempt was made
-	CauseSvixFailing      Cause = "svix_failing"   // an endpoint fails, and Svix tries again
-	CauseSvixExhausted    Cause = "svix_exhausted" // Svix has given up on an endpoint
-	CauseSvixUnwanted     Cause = "svix_unwanted"  // no endpoint at Svix wanted it
-	CauseSvixLost         Cause = "svix_lost"      // Svix does not know it any more, or never queued it: handed over again
+	CauseSvixConflict     Cause = "svix_conflict"    // another event has the id
+	CauseSvixOff          Cause = "svix_off"         // this worker has no settings for Svix: no attempt was made
+	CauseSvixFailing      Cause = "svix_failing"     // an endpoint fails, and Svix tries again
+	CauseSvixExhausted    Cause = "svix_exhausted"   // Svix has given up on an endpoint
+	CauseSvixUnwanted     Cause = "svix_unwanted"    // no endpoint at Svix wanted it
+	CauseSvixNoEndpoint   Cause = "svix_no_endpoint" // the merchant has no endpoint there, or those that want it are disabled
+	CauseSvixSilent       Cause = "svix_silent"      // Svix has not said for a week what became of it
+	CauseSvixLost         Cause = "svix_lost"        // Svix does not know it any more, or never queued it: handed over again
 )
 
 // Explanation is a cause in plain words, for the merchant's engineer who has to do something about it.
@@ -137,6 +139,8 @@ var explanations = map[Cause]Explanation{
 	CauseSvixFailing:      {"an endpoint at Svix has not accepted the webhook yet; Svix tries again", "look at the message in Svix"},
 	CauseSvixExhausted:    {"Svix has used up its attempts at an endpoint", "look at the message in Svix, mend the endpoint, and retry the delivery"},
 	CauseSvixUnwanted:     {What: "no endpoint at Svix wanted the webhook"},
+	CauseSvixNoEndpoint:   {"the merchant has no endpoint at Svix, or those that want the webhook are disabled there", "add an endpoint, or enable it, and retry the delivery with hookline deliveries retry"},
+	CauseSvixSilent:       {"Svix has not said for a week what became of the webhook", "look at the message in Svix, and retry the delivery if the merchant did not get it"},
 	CauseSvixLost:         {What: "Svix lost the webhook; it is handed over again"},
 }
 
@@ -156,7 +160,7 @@ func (c Cause) OfEndpoint() bool {
 		return false
 	case CauseSvixAccepted, CauseSvixUnconfirmed, CauseSvixUnreachable, CauseSvixTimeout, CauseSvixBusy, CauseSvixServerError, CauseSvixAnswer,
 		CauseSvixUnauthorized, CauseSvixAddress, CauseSvixRefused, CauseSvixTooLarge, CauseSvixConflict, CauseSvixOff, CauseSvixFailing,
-		CauseSvixExhausted, CauseSvixUnwanted, CauseSvixLost:
+		CauseSvixExhausted, CauseSvixUnwanted, CauseSvixNoEndpoint, CauseSvixSilent, CauseSvixLost:
 		return false
 	default:
 		return true

@@ -237,8 +237,11 @@ type HandedOverDelivery struct {
 	Epoch      int64
 	MerchantID string
 	EventType  string
-	Due        time.Time     // when the look was due: another value means that somebody has asked for another one
-	Age        time.Duration // since it was planned
+	Due        time.Time // when the look was due: another value means that somebody has asked for another one
+	// PlannedAt is before Svix took it, and HeldAt, when that was written down, after; Held is how long ago that is. All by the
+	// ledger's clock.
+	PlannedAt, HeldAt time.Time
+	Held              time.Duration
 }
 
 // SvixVerdict is what a look found about a delivery that Svix has.

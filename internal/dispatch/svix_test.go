@@ -351,7 +351,7 @@ func TestWhereverAHandOverIsCutTheMerchantGetsTheEventOnce(t *testing.T) {
 
 // What the table allows: Svix takes longer to attempt a message than the grace, whose acceptance it never answered. The
 // duplicate is counted, and both carry the event's id.
-func TestTheOnlyDuplicateIsOfAQueueThatIsSlowerThanTheGrace(t *testing.T) {
+func TestAMessageWhoseAcceptanceWasLostIsDuplicatedByAQueueThatIsSlowerThanTheGrace(t *testing.T) {
 	t.Parallel()
 	w := newSvixWorld(t)
 	ref := newRef()
@@ -363,6 +363,29 @@ func TestTheOnlyDuplicateIsOfAQueueThatIsSlowerThanTheGrace(t *testing.T) {
 	w.swept(t, ref, "succeeded attempts=2")
 	require.Equal(t, 2, w.shop.times(ref))
 	require.Len(t, w.fake.Messages(shop), 2)
+}
+
+// Svix answers 202, and its queue stands still for hours. What it has accepted it still has.
+func TestAQueueThatStandsStillDuplicatesNothingThatItAccepted(t *testing.T) {
+	t.Parallel()
+	w := newSvixWorld(t)
+	refs := []event.Ref{newRef(), newRef(), newRef()}
+	const destinations = "GET /api/v1/app/{app_id}/msg/{msg_id}/endpoint"
+	w.fake.Hold()
+	w.handOver(t, w.worker(t, svixToken), refs...)
+	for range 6 {
+		w.fake.Advance(2 * time.Hour)
+		before := w.fake.Requests(destinations)
+		w.sweep(t, w.worker(t, svixToken), svixToken, func() bool { return w.fake.Requests(destinations) > before+2 })
+	}
+	require.Equal(t, 3, w.count(t, delivery.HandedOver))
+	w.fake.Release()
+	w.queued(t)
+	w.sweep(t, w.worker(t, svixToken), svixToken, func() bool { return w.count(t, delivery.Succeeded) == 3 })
+	require.Len(t, w.fake.Messages(shop), 3)
+	for _, ref := range refs {
+		require.Equal(t, 1, w.shop.times(ref))
+	}
 }
 
 func TestAPaymentWithThreeStatusChangesIsThreeMessages(t *testing.T) {
@@ -604,7 +627,7 @@ func TestWhatSvixHasGivenUpIsDeadAndCanBeRetried(t *testing.T) {
 	require.Len(t, w.fake.Messages(shop), 2)
 }
 
-// Svix loses all that it has, and its idempotency keys survive: what was handed over and not answered is handed over again.
+// Svix's queue loses what it has, and its idempotency keys survive: what is taken for lost then is handed over again.
 func TestWhatSvixLostIsHandedOverAgain(t *testing.T) {
 	t.Parallel()
 	w := newSvixWorld(t)
@@ -614,7 +637,20 @@ func TestWhatSvixLostIsHandedOverAgain(t *testing.T) {
 	w.fake.LoseQueue()
 	w.fake.Release()
 	w.fake.Advance(2 * time.Hour)
-	w.sweep(t, w.worker(t, svixToken), svixToken, func() bool { return w.count(t, delivery.Succeeded) == 1 })
+	_, err := w.all.Exec(t.Context(), "update delivery.deliveries set next_attempt_at = clock_timestamp() where state = 'handed_over'")
+	require.NoError(t, err)
+	due, err := w.ledger.HandedOver(t.Context(), 10)
+	require.NoError(t, err)
+	require.Len(t, due, 1)
+	lost, err := w.ledger.SettleHandedOver(t.Context(), []delivery.SvixVerdict{{Of: due[0], State: delivery.Retrying, Cause: delivery.CauseSvixLost}})
+	require.NoError(t, err)
+	d := w.worker(t, svixToken)
+	for _, list := range delivery.AttemptLists(lost) {
+		result, err := d.Attempt(t.Context(), "inv-2", list)
+		require.NoError(t, err)
+		w.follow(t, d, svixToken, result)
+	}
+	w.swept(t, ref, "succeeded attempts=2")
 	require.Equal(t, 1, w.shop.times(ref))
 	require.Len(t, w.fake.Messages(shop), 2, "the second stands in for the first")
 }

@@ -11,16 +11,30 @@ import (
 )
 
 // next_attempt_at of a delivery that Svix has says when somebody is to look what became of it. The partial index
-// deliveries_handed_over holds just those.
+// deliveries_handed_over holds just those. A quarter of a look is for what became due last, or what comes now would wait for all
+// that an outage has left.
 const dueHandedOver = `
+with chosen as (
+    (select event_id, endpoint_id, generation, epoch, merchant_id, next_attempt_at, planned_at
+       from delivery.deliveries where state = 'handed_over' and next_attempt_at <= clock_timestamp()
+      order by next_attempt_at limit $1 - $1 / 4)
+    union
+    (select event_id, endpoint_id, generation, epoch, merchant_id, next_attempt_at, planned_at
+       from delivery.deliveries where state = 'handed_over' and next_attempt_at <= clock_timestamp()
+      order by next_attempt_at desc limit $1 / 4)
+)
 select d.event_id, d.generation, d.epoch, d.merchant_id, coalesce(p.event_type, ''), d.next_attempt_at,
-       (extract(epoch from clock_timestamp() - d.planned_at) * 1000)::bigint
-  from (select * from delivery.deliveries where state = 'handed_over' and next_attempt_at <= clock_timestamp()
-         order by next_attempt_at limit $1) d
+       d.planned_at, coalesce(a.held_at, d.planned_at),
+       (extract(epoch from clock_timestamp() - coalesce(a.held_at, d.planned_at)) * 1000)::bigint
+  from chosen d
   left join delivery.plans p on p.event_id = d.event_id
+  left join lateral (
+      select max(ended_at) as held_at from delivery.attempts
+       where event_id = d.event_id and endpoint_id = d.endpoint_id and generation = d.generation and cause = 'svix_accepted') a on true
  order by d.next_attempt_at`
 
-// HandedOver returns at most limit deliveries at which it is time to look, the longest due first.
+// HandedOver returns at most limit deliveries at which it is time to look, most of them those that are due for longest, sorted
+// so.
 func (l *Ledger) HandedOver(ctx context.Context, limit int) ([]delivery.HandedOverDelivery, error) {
 	rows, err := l.pool.Query(ctx, dueHandedOver, limit)
 	if err != nil {
@@ -28,9 +42,9 @@ func (l *Ledger) HandedOver(ctx context.Context, limit int) ([]delivery.HandedOv
 	}
 	out, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (delivery.HandedOverDelivery, error) {
 		d := delivery.HandedOverDelivery{Key: delivery.Key{EndpointID: delivery.SvixEndpoint}}
-		var age int64
-		err := row.Scan((*[16]byte)(&d.EventID), &d.Generation, &d.Epoch, &d.MerchantID, &d.EventType, &d.Due, &age)
-		d.Age = millis(age)
+		var held int64
+		err := row.Scan((*[16]byte)(&d.EventID), &d.Generation, &d.Epoch, &d.MerchantID, &d.EventType, &d.Due, &d.PlannedAt, &d.HeldAt, &held)
+		d.Held = millis(held)
 		return d, err
 	})
 	if err != nil {

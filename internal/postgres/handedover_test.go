@@ -104,6 +104,27 @@ func TestWhatSvixHasIsLookedAtWhenItIsDueAndSettledAsItWasRead(t *testing.T) {
 	require.Equal(t, "succeeded epoch=2 cause=ok ended", b.stateOf(t, due[0].Key), "only what Svix has is looked at")
 }
 
+// What an outage has left is due for longer than what is handed over now, which is not to wait for all of it.
+func TestAQuarterOfALookIsForWhatBecameDueLast(t *testing.T) {
+	t.Parallel()
+	b := newBooks(t)
+	old := b.handOver(t, "old", 12, 0)
+	_, err := b.all.Exec(t.Context(), "update delivery.deliveries set next_attempt_at = clock_timestamp() - interval '1 hour' where state = 'handed_over'")
+	require.NoError(t, err)
+	now := b.handOver(t, "new", 2, 0)
+	due, err := b.HandedOver(t.Context(), 8)
+	require.NoError(t, err)
+	require.Len(t, due, 8)
+	got := map[string]int{}
+	for _, each := range due {
+		got[each.MerchantID]++
+	}
+	require.Equal(t, map[string]int{"old": 6, "new": 2}, got)
+	due, err = b.HandedOver(t.Context(), 100)
+	require.NoError(t, err)
+	require.Len(t, due, len(old)+len(now), "each of them once")
+}
+
 // A hand-over that is written down late, or twice, moves nothing that the sweep has moved.
 func TestALateHandOverMovesNothingThatHasMovedOn(t *testing.T) {
 	t.Parallel()
@@ -149,7 +170,8 @@ func TestTheOldestUnansweredIsTheOneThatNoEndpointHasFailedYet(t *testing.T) {
 	due, err := b.HandedOver(t.Context(), 10)
 	require.NoError(t, err)
 	require.Len(t, due, 1)
-	require.InDelta(t, 2*time.Hour, due[0].Age, float64(time.Minute))
+	require.InDelta(t, 2*time.Hour, due[0].HeldAt.Sub(due[0].PlannedAt), float64(time.Minute))
+	require.InDelta(t, 0, due[0].Held, float64(time.Minute), "what counts is since when Svix has it")
 	_, err = b.SettleHandedOver(t.Context(), []delivery.SvixVerdict{{Of: due[0], State: delivery.HandedOver, Cause: delivery.CauseSvixFailing, LookIn: time.Hour}})
 	require.NoError(t, err)
 	age, err = b.OldestUnanswered(t.Context())

@@ -89,7 +89,9 @@ func newMetrics(registry prometheus.Registerer) *reconcileMetrics {
 	for _, reason := range []string{"overtaken", "over_age", "overdue", "owner_ended", "parked", "overslept", "svix_lost"} {
 		m.redriven.WithLabelValues(reason)
 	}
-	m.svixLooks.WithLabelValues(string(delivery.CauseSvixExhausted))
+	for _, cause := range []delivery.Cause{delivery.CauseSvixExhausted, delivery.CauseSvixNoEndpoint, delivery.CauseSvixSilent} {
+		m.svixLooks.WithLabelValues(string(cause))
+	}
 	m.countDeliveries(nil)
 	m.countEndpoints(0, 0)
 	m.countCircuits(nil)

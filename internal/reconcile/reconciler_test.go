@@ -156,7 +156,7 @@ func (w *world) SettleHandedOver(_ context.Context, verdicts []delivery.SvixVerd
 		w.verdicts = append(w.verdicts, v)
 		i := slices.IndexFunc(w.handed, func(each delivery.HandedOverDelivery) bool { return each.Key == v.Of.Key })
 		if v.State == delivery.HandedOver {
-			w.handed[i].Due, w.handed[i].Age = time.Now().Add(v.LookIn), w.handed[i].Age+v.LookIn
+			w.handed[i].Due, w.handed[i].Held = time.Now().Add(v.LookIn), w.handed[i].Held+v.LookIn
 			continue
 		}
 		w.handed = slices.Delete(w.handed, i, i+1)

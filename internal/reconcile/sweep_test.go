@@ -17,13 +17,15 @@ import (
 type fates struct {
 	mu     sync.Mutex
 	fates  map[uuid.UUID]svix.Fate
+	next   time.Duration             // until a failing endpoint is tried again
 	fails  map[uuid.UUID]svix.Result // instead of an answer; uuid.Nil is for all
+	check  error
 	asked  int
 	aside  int // under way
 	widest int
 }
 
-func (f *fates) Status(_ context.Context, _ string, message svix.Message) (svix.Fate, svix.Result, bool) {
+func (f *fates) Status(_ context.Context, _ string, message svix.Message) (svix.Standing, svix.Result, bool) {
 	f.mu.Lock()
 	f.asked++
 	f.aside++
@@ -35,10 +37,16 @@ func (f *fates) Status(_ context.Context, _ string, message svix.Message) (svix.
 	f.aside--
 	for _, id := range []uuid.UUID{uuid.Nil, message.EventID} {
 		if result, fails := f.fails[id]; fails {
-			return 0, result, false
+			return svix.Standing{}, result, false
 		}
 	}
-	return f.fates[message.EventID], svix.Result{}, true
+	return svix.Standing{Fate: f.fates[message.EventID], Next: f.next}, svix.Result{}, true
+}
+
+func (f *fates) Check(context.Context) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.check
 }
 
 func (f *fates) set(change func()) {
@@ -73,6 +81,7 @@ func (w *world) handOver(n int) []delivery.HandedOverDelivery {
 	for range n {
 		w.handed = append(w.handed, delivery.HandedOverDelivery{
 			Key: delivery.Key{EventID: uuid.New(), EndpointID: delivery.SvixEndpoint}, Epoch: 1, MerchantID: "m", EventType: "t", Due: time.Now(),
+			PlannedAt: time.Now(), HeldAt: time.Now(),
 		})
 	}
 	return append([]delivery.HandedOverDelivery(nil), w.handed[len(w.handed)-n:]...)
@@ -109,6 +118,8 @@ func TestEachFateOfWhatSvixHasMovesItsDelivery(t *testing.T) {
 			svix.Delivered:  {delivery.Succeeded, delivery.CauseOK},
 			svix.Exhausted:  {delivery.Dead, delivery.CauseSvixExhausted},
 			svix.Unwanted:   {delivery.Succeeded, delivery.CauseSvixUnwanted},
+			svix.NoEndpoint: {delivery.Dead, delivery.CauseSvixNoEndpoint},
+			svix.Silent:     {delivery.HandedOver, delivery.CauseSvixAccepted},
 			svix.Lost:       {delivery.Retrying, delivery.CauseSvixLost},
 		}
 		of := map[svix.Fate]delivery.HandedOverDelivery{}
@@ -125,7 +136,7 @@ func TestEachFateOfWhatSvixHasMovesItsDelivery(t *testing.T) {
 		require.Equal(t, []string{"attempt 2 epoch 2"}, w.attempts, "what is lost is handed over again")
 		require.InDelta(t, 1, counter(t, w, "hookline_reconciler_redriven_total", "svix_lost"), 0)
 		pause(2 * interval)
-		require.InDelta(t, 2*60, gauge(t, w, "hookline_svix_unanswered_seconds"), 0)
+		require.InDelta(t, 3*60, gauge(t, w, "hookline_svix_unanswered_seconds"), 0)
 	})
 }
 
@@ -177,6 +188,9 @@ func TestNothingHappensWhileSvixDoesNotTell(t *testing.T) {
 			in(t, func(t *testing.T, w *world, pause func(time.Duration)) {
 				f := w.sweeping()
 				f.fails[uuid.Nil] = test.failure
+				if test.failure.Class == svix.Unauthorized {
+					f.check = svix.ErrRefused
+				}
 				handed := w.handOver(100)
 				pause(time.Minute)
 				require.LessOrEqual(t, f.looks(), 7*(16+8), "a few questions in a round, and few rounds")
@@ -195,6 +209,100 @@ func TestNothingHappensWhileSvixDoesNotTell(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A queue that stands still has lost nothing: what it holds is sent when it moves again, beside whatever was handed over meanwhile.
+func TestWhatShowsNoAttemptIsLostOnlyByAQueueThatMoves(t *testing.T) {
+	t.Parallel()
+	in(t, func(t *testing.T, w *world, pause func(time.Duration)) {
+		f := w.sweeping()
+		before := w.handOver(1)[0]
+		f.fates[before.EventID] = svix.Failing
+		pause(time.Second)
+		silent := w.handOver(1)[0]
+		f.set(func() { f.fates[silent.EventID] = svix.Silent })
+		pause(12 * time.Hour)
+		state, cause := w.settled(silent)
+		require.Equal(t, delivery.HandedOver, state, "what was there before it says nothing")
+		require.Equal(t, delivery.CauseSvixAccepted, cause)
+		later := w.handOver(1)[0]
+		f.set(func() { f.fates[later.EventID] = svix.Delivered })
+		pause(4 * time.Minute)
+		state, _ = w.settled(silent)
+		require.Equal(t, delivery.HandedOver, state, "its own attempt may be under way")
+		pause(12 * time.Minute)
+		state, cause = w.settled(silent)
+		require.Equal(t, delivery.Retrying, state)
+		require.Equal(t, delivery.CauseSvixLost, cause)
+	})
+}
+
+func TestNothingStaysHandedOverForEver(t *testing.T) {
+	t.Parallel()
+	in(t, func(t *testing.T, w *world, pause func(time.Duration)) {
+		f := w.sweeping()
+		handed := w.handOver(2)
+		f.fates[handed[0].EventID], f.fates[handed[1].EventID] = svix.Failing, svix.Silent
+		pause(6 * 24 * time.Hour)
+		require.Equal(t, 2, w.atSvix())
+		pause(25 * time.Hour)
+		for _, each := range handed {
+			state, cause := w.settled(each)
+			require.Equal(t, delivery.Dead, state)
+			require.Equal(t, delivery.CauseSvixSilent, cause)
+		}
+	})
+}
+
+func TestAFailingDeliveryIsLookedAtWhenSvixHasTriedAgainAndOnceAnHour(t *testing.T) {
+	t.Parallel()
+	for next, looks := range map[time.Duration]int{30 * time.Minute: 2, 10 * time.Hour: 1} {
+		t.Run(next.String(), func(t *testing.T) {
+			t.Parallel()
+			in(t, func(t *testing.T, w *world, pause func(time.Duration)) {
+				f := w.sweeping()
+				f.next = next
+				f.fates[w.handOver(1)[0].EventID] = svix.Failing
+				pause(5 * time.Minute)
+				require.Equal(t, 1, f.looks())
+				pause(time.Hour)
+				require.Equal(t, looks, f.looks()-1)
+			})
+		})
+	}
+}
+
+// A merchant's or a message's 403 is not the token's: Svix is asked about that by itself.
+func TestARefusalOfOneDeliveryDoesNotEndTheRound(t *testing.T) {
+	t.Parallel()
+	in(t, func(t *testing.T, w *world, pause func(time.Duration)) {
+		f := w.sweeping()
+		for _, each := range w.handOver(3) {
+			f.fails[each.EventID] = svix.Result{Class: svix.Unauthorized, Cause: delivery.CauseSvixUnauthorized}
+		}
+		for _, each := range w.handOver(50) {
+			f.fates[each.EventID] = svix.Delivered
+		}
+		pause(3 * time.Second)
+		require.Equal(t, 3, w.atSvix())
+		before := f.looks()
+		pause(10 * time.Minute)
+		require.Less(t, f.looks()-before, 3*20)
+	})
+}
+
+func TestWhatIsLostIsHandedOverAgainAtTheReconcilersRate(t *testing.T) {
+	t.Parallel()
+	in(t, func(t *testing.T, w *world, pause func(time.Duration)) {
+		f := w.sweeping()
+		for _, each := range w.handOver(300) {
+			f.fates[each.EventID] = svix.Lost
+		}
+		pause(900 * time.Millisecond)
+		require.Equal(t, 200, w.atSvix())
+		pause(2 * time.Second)
+		require.Zero(t, w.atSvix())
+	})
 }
 
 // One that Svix always fails for is looked at later and later, and is in nobody's way.

@@ -102,17 +102,26 @@ func (c *Client) attempted(ctx context.Context, merchantID, id string) (bool, *R
 
 // wanted reports whether an endpoint would have got the message when it was created.
 func (c *Client) wanted(ctx context.Context, merchantID string, message *models.MessageOut) (bool, *Result) {
-	var cursor *string
-	for {
+	all, failed := c.allEndpoints(ctx, merchantID)
+	return slices.ContainsFunc(all, func(e models.EndpointOut) bool { return takes(e, message) }), failed
+}
+
+// allEndpoints returns those of the merchant.
+func (c *Client) allEndpoints(ctx context.Context, merchantID string) ([]models.EndpointOut, *Result) {
+	known := knownOf(ctx)
+	if all, found := known.get(merchantID); found {
+		return all, nil
+	}
+	var all []models.EndpointOut
+	for cursor := (*string)(nil); ; {
 		page, failed := c.endpoints(ctx, merchantID, cursor)
 		if failed != nil {
-			return false, failed
+			return nil, failed
 		}
-		if slices.ContainsFunc(page.Data, func(e models.EndpointOut) bool { return takes(e, message) }) {
-			return true, nil
-		}
+		all = append(all, page.Data...)
 		if page.Done || page.Iterator == nil || len(page.Data) == 0 {
-			return false, nil
+			known.put(merchantID, all)
+			return all, nil
 		}
 		cursor = page.Iterator
 	}
@@ -144,12 +153,21 @@ func (c *Client) vanished(ctx context.Context, seen *call, err error) Result {
 // takes is Svix's own rule for a message without channels. An endpoint that came later would not have got the message; one
 // that was changed later is taken to have been as it is.
 func takes(endpoint models.EndpointOut, message *models.MessageOut) bool {
-	return subscribed(endpoint, message.EventType) && !endpoint.CreatedAt.After(message.Timestamp.Add(clockSlack))
+	return subscribed(endpoint, message.EventType) && !laterThan(endpoint, message)
+}
+
+// laterThan reports whether the endpoint was not there yet when the message was created.
+func laterThan(endpoint models.EndpointOut, message *models.MessageOut) bool {
+	return endpoint.CreatedAt.After(message.Timestamp.Add(clockSlack))
 }
 
 // subscribed is that rule without the times.
 func subscribed(endpoint models.EndpointOut, eventType string) bool {
-	return (endpoint.Disabled == nil || !*endpoint.Disabled) &&
-		(len(endpoint.FilterTypes) == 0 || slices.Contains(endpoint.FilterTypes, eventType)) &&
+	return (endpoint.Disabled == nil || !*endpoint.Disabled) && filtered(endpoint, eventType)
+}
+
+// filtered is that rule of an endpoint that may be disabled.
+func filtered(endpoint models.EndpointOut, eventType string) bool {
+	return (len(endpoint.FilterTypes) == 0 || slices.Contains(endpoint.FilterTypes, eventType)) &&
 		len(endpoint.Channels) == 0
 }

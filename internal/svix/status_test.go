@@ -4,6 +4,8 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,9 +21,9 @@ import (
 
 func fateOf(t *testing.T, client *svix.Client, message svix.Message) svix.Fate {
 	t.Helper()
-	fate, failed, ok := client.Status(t.Context(), shop, message)
+	standing, failed, ok := client.Status(t.Context(), shop, message)
 	require.True(t, ok, "%+v", failed)
-	return fate
+	return standing.Fate
 }
 
 func TestStatusTellsWhatHasBecomeOfAMessage(t *testing.T) {
@@ -41,9 +43,16 @@ func TestStatusTellsWhatHasBecomeOfAMessage(t *testing.T) {
 		"delivered by the second attempt":   {endpoints: []models.EndpointIn{{}}, answers: []int{500}, retries: []time.Duration{time.Millisecond}, fate: svix.Delivered},
 		"still queued":                      {endpoints: []models.EndpointIn{{}}, hold: true, fate: svix.Unanswered},
 		"still queued, and later than that": {endpoints: []models.EndpointIn{{}}, hold: true, after: func(w *world) { w.fake.Advance(grace + time.Minute) }, fate: svix.Unanswered},
-		"forgotten by the queue":            {endpoints: []models.EndpointIn{{}}, hold: true, after: func(w *world) { w.fake.LoseQueue(); w.fake.Advance(2 * time.Hour) }, fate: svix.Lost},
+		"forgotten by the queue":            {endpoints: []models.EndpointIn{{}}, hold: true, after: func(w *world) { w.fake.LoseQueue(); w.fake.Advance(2 * time.Hour) }, fate: svix.Silent},
 		"nobody is there":                   {fate: svix.Unanswered},
-		"nobody is there for long":          {after: func(w *world) { w.fake.Advance(grace + time.Minute) }, fate: svix.Unwanted},
+		"nobody is there for long":          {after: func(w *world) { w.fake.Advance(grace + time.Minute) }, fate: svix.NoEndpoint},
+		"who wants it is disabled": {
+			endpoints: []models.EndpointIn{{FilterTypes: []string{"another.type"}}, {Disabled: new(true)}},
+			after:     func(w *world) { w.fake.Advance(grace + time.Minute) }, fate: svix.NoEndpoint,
+		},
+		"who is disabled does not want it": {
+			endpoints: []models.EndpointIn{{}, {FilterTypes: []string{"another.type"}, Disabled: new(true)}}, fate: svix.Delivered,
+		},
 		"nobody wants the type": {
 			endpoints: []models.EndpointIn{{FilterTypes: []string{"another.type"}}}, after: func(w *world) { w.fake.Advance(grace + time.Minute) }, fate: svix.Unwanted,
 		},
@@ -98,6 +107,130 @@ func TestAMessageIsNotDeliveredWhileAnEndpointShowsNoAttempt(t *testing.T) {
 	close(gate)
 	w.settle(t)
 	require.Equal(t, svix.Delivered, fateOf(t, client, message))
+}
+
+// What counts is the first attempt: a message may have been queued for longer than the grace.
+func TestAMessageThatWasQueuedForLongIsNotDeliveredWhileAnEndpointShowsNoAttempt(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, svixtest.Options{})
+	w.register(t, models.EndpointIn{})
+	begun, gate := make(chan struct{}), make(chan struct{})
+	slow := newMerchant(t)
+	w.register(t, models.EndpointIn{Url: slow.url})
+	slow.holds(begun, gate)
+	w.fake.Hold()
+	client, message := w.client(t, svix.Options{}), newMessage()
+	require.Equal(t, svix.Accepted, client.HandOver(t.Context(), shop, message, yes).Class)
+	w.fake.Advance(2 * grace)
+	w.fake.Release()
+	<-begun
+	require.Eventually(t, func() bool { return len(w.fake.Messages(shop)[0].Attempts) == 1 }, 5*time.Second, time.Millisecond)
+	require.Equal(t, svix.Unanswered, fateOf(t, client, message))
+	w.fake.Advance(grace + time.Minute)
+	require.Equal(t, svix.Delivered, fateOf(t, client, message), "what shows no attempt for that long was disabled when it was its turn")
+	close(gate)
+	w.settle(t)
+}
+
+// Svix says of every page of this list that it is the last.
+func TestAFailureBeyondTheFirstPageOfDestinationsIsSeen(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, svixtest.Options{Retries: []time.Duration{}})
+	for range 250 {
+		w.register(t, models.EndpointIn{})
+	}
+	failing := newMerchant(t)
+	failing.answers(500)
+	w.register(t, models.EndpointIn{Url: failing.url})
+	client, message := w.client(t, svix.Options{}), newMessage()
+	require.Equal(t, svix.Accepted, client.HandOver(t.Context(), shop, message, yes).Class)
+	require.Eventually(t, func() bool { return len(w.fake.Messages(shop)[0].Attempts) == 251 }, 10*time.Second, time.Millisecond)
+	require.Equal(t, svix.Exhausted, fateOf(t, client, message))
+}
+
+// The statuses of attempts that have not ended are 1 and 3.
+func TestAnAttemptThatNeverEndsIsNotWaitedForForEver(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		next string // by Svix's clock
+		more string
+		fate svix.Fate
+	}{
+		"under way":                  {next: "null", fate: svix.Failing},
+		"soon":                       {next: `"2026-01-02T00:01:00Z"`, fate: svix.Failing},
+		"overdue":                    {next: `"2026-01-01T12:00:00Z"`, fate: svix.Failing},
+		"overdue at a disabled one":  {next: `"2026-01-01T12:00:00Z"`, more: `,"disabled":true`, fate: svix.Exhausted},
+		"overdue for more than long": {next: `"2025-12-31T12:00:00Z"`, fate: svix.Exhausted},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, svixtest.Options{})
+			client, message := w.client(t, svix.Options{}), newMessage()
+			w.fake.Intercept(func(rw http.ResponseWriter, r *http.Request) bool {
+				rw.Header().Set("Content-Type", "application/json")
+				rw.Header().Set("Date", "Fri, 02 Jan 2026 00:00:00 GMT")
+				if !strings.HasSuffix(r.URL.Path, "/endpoint") { // there is no message that stands in for it
+					rw.WriteHeader(http.StatusNotFound)
+					rw.Write([]byte(`{"code":"not_found","detail":"Entity not found"}`))
+					return true
+				}
+				rw.Write([]byte(`{"data":[{"id":"ep_1","url":"https://joes.example","description":"","version":1,"metadata":{},
+					"createdAt":"2025-01-01T00:00:00Z","updatedAt":"2025-01-01T00:00:00Z","status":3,"statusText":"sending","nextAttempt":` +
+					test.next + test.more + `}],"done":true,"iterator":"ep_1"}`))
+				return true
+			})
+			standing, failed, ok := client.Status(t.Context(), shop, message)
+			require.True(t, ok, "%+v", failed)
+			require.Equal(t, test.fate, standing.Fate)
+			if name == "soon" {
+				require.Equal(t, time.Minute, standing.Next)
+			}
+		})
+	}
+}
+
+// A message that stands in for another has no other one stand in for it: none would fare better.
+func TestAMessageThatStandsInIsNotSilent(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, svixtest.Options{})
+	w.register(t, models.EndpointIn{})
+	w.fake.Hold()
+	client, message := w.client(t, svix.Options{}), newMessage()
+	require.Equal(t, svix.Accepted, client.HandOver(t.Context(), shop, message, yes).Class)
+	w.fake.Advance(2 * time.Hour)
+	require.Equal(t, svix.Silent, fateOf(t, client, message))
+	message.Round = 2
+	require.Equal(t, 1, client.HandOver(t.Context(), shop, message, yes).Replacement)
+	w.fake.Advance(2 * time.Hour)
+	require.Equal(t, svix.Unanswered, fateOf(t, client, message))
+}
+
+func TestTheEndpointsOfAMerchantAreReadOnceInARound(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, svixtest.Options{})
+	w.register(t, models.EndpointIn{})
+	client := w.client(t, svix.Options{})
+	messages := []svix.Message{newMessage(), newMessage(), newMessage()}
+	for _, message := range messages {
+		require.Equal(t, svix.Accepted, client.HandOver(t.Context(), shop, message, yes).Class)
+	}
+	w.settle(t)
+	var reads atomic.Int32
+	w.fake.Intercept(func(_ http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Path == "/api/v1/app/"+shop+"/endpoint" {
+			reads.Add(1)
+		}
+		return false
+	})
+	for round := range 2 {
+		ctx := svix.Remember(t.Context())
+		for _, message := range messages {
+			standing, _, ok := client.Status(ctx, shop, message)
+			require.True(t, ok)
+			require.Equal(t, svix.Delivered, standing.Fate)
+		}
+		require.Equal(t, int32(round+1), reads.Load())
+	}
 }
 
 func TestADisabledEndpointsNextAttemptIsNotWaitedFor(t *testing.T) {

@@ -181,7 +181,8 @@ func (s *Server) listDestinations(w http.ResponseWriter, r *http.Request) error 
 			}
 		}
 	}
-	return list(w, r, out, func(d destinationOut) string { return d.ID })
+	// Svix reads no more than the limit here, and takes each page for the last one.
+	return listAs(w, r, out, func(d destinationOut) string { return d.ID }, true)
 }
 
 // listAttempts lists those of the message, or of the endpoint, that the path names; the newest first.

@@ -250,6 +250,11 @@ func newID(prefix string) string { return prefix + "2" + rand.Text() }
 
 // list writes the page of all that the request asks for. Its cursor is the id of the last one.
 func list[T any](w http.ResponseWriter, r *http.Request, all []T, id func(T) string) error {
+	return listAs(w, r, all, id, false)
+}
+
+// listAs is list; it says of every page that it is the last where alwaysDone.
+func listAs[T any](w http.ResponseWriter, r *http.Request, all []T, id func(T) string, alwaysDone bool) error {
 	limit := page
 	if text := r.URL.Query().Get("limit"); text != "" {
 		asked, err := strconv.Atoi(text)
@@ -261,7 +266,7 @@ func list[T any](w http.ResponseWriter, r *http.Request, all []T, id func(T) str
 	if after := r.URL.Query().Get("iterator"); after != "" {
 		all = all[1+slices.IndexFunc(all, func(each T) bool { return id(each) == after }):]
 	}
-	answer := map[string]any{"data": append([]T{}, all[:min(limit, len(all))]...), "done": len(all) <= limit, "iterator": nil, "prevIterator": nil}
+	answer := map[string]any{"data": append([]T{}, all[:min(limit, len(all))]...), "done": alwaysDone || len(all) <= limit, "iterator": nil, "prevIterator": nil}
 	if n := min(limit, len(all)); n > 0 {
 		answer["iterator"] = id(all[n-1])
 	}
