@@ -120,7 +120,7 @@ var explanations = map[Cause]Explanation{
 	CauseBodyTooLarge: {"the webhook would be larger than 1 MiB", "shorten the data of the event"},
 	CauseRecorded:     {What: "the outcome is in an earlier attempt"},
 	CauseCircuitOpen:  {"most of the endpoint's latest webhooks failed, so that it is spared for now; this one waits", "mend the endpoint; one webhook at a time finds out when it is back, and all that wait follow"},
-	CauseBulkhead:     {"the endpoint has left as many webhooks unanswered as may be under way at once; this one waits", "answer sooner: 2xx first, and the work afterwards"},
+	CauseBulkhead:     {"the endpoint, or Svix, has left as many webhooks unanswered as may be under way at once; this one waits", "answer sooner: 2xx first, and the work afterwards"},
 	CauseDrained:      {What: "it waited for the endpoint, and has its turn now"},
 
 	CauseSvixAccepted:     {What: "Svix has the webhook; whether the merchant got it is not known yet"},

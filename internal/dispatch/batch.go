@@ -3,6 +3,7 @@ package dispatch
 import (
 	"context"
 	"log/slog"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -125,7 +126,7 @@ func (d *Dispatcher) deliver(ctx context.Context, owner string, claims []deliver
 				Key: claim.Key, Epoch: claim.Epoch, Number: claim.Number, State: delivery.Retrying, Cause: delivery.CauseNotStarted, Next: claim.Number,
 			}
 			if d.exchanges.isFull(claim.EndpointID) {
-				outcome.State, outcome.Cause, outcome.Next = delivery.Parked, delivery.CauseBulkhead, 0
+				outcome = noRoom(outcome)
 			}
 			done = append(done, outcome)
 			continue
@@ -185,7 +186,7 @@ func (b *batch) gather(done []delivery.Outcome, open map[delivery.Key]delivery.C
 	park := func(key delivery.Key) {
 		claim := open[key]
 		delete(open, key)
-		add(delivery.Outcome{Key: key, Epoch: claim.Epoch, Number: claim.Number, State: delivery.Parked, Cause: delivery.CauseBulkhead})
+		add(noRoom(delivery.Outcome{Key: key, Epoch: claim.Epoch, Number: claim.Number}))
 	}
 	if len(done) > 0 {
 		flush.Reset(flushWithin)
@@ -244,7 +245,10 @@ func (d *Dispatcher) outcome(result exchangeResult, jitter float64) delivery.Out
 		outcome.State, outcome.Next, outcome.RetryIn = delivery.Retrying, claim.Number, Budget
 	case delivery.CausePaced:
 		return outOfTurn(claim, response.Latency)
-	case delivery.CauseBulkhead, delivery.CauseCircuitOpen:
+	case delivery.CauseBulkhead:
+		outcome.Attempted = false
+		return noRoom(outcome)
+	case delivery.CauseCircuitOpen:
 		// No request was made, and no time is set for the next: the endpoint's drainer takes it.
 		outcome.Attempted, outcome.State = false, delivery.Parked
 	case delivery.CauseGone:
@@ -257,6 +261,20 @@ func (d *Dispatcher) outcome(result exchangeResult, jitter float64) delivery.Out
 		} else {
 			d.reschedule(&outcome, result.of.endpoint, response.RetryAfter, jitter)
 		}
+	}
+	return outcome
+}
+
+// noRoom is the outcome of a delivery for which no request could be made, as too many are open: it is parked, and the endpoint's
+// drainer takes it. Svix has no drainer, as it is many merchants': what finds no room there comes again soon, in no more than five
+// lists.
+func noRoom(outcome delivery.Outcome) delivery.Outcome {
+	outcome.Cause = delivery.CauseBulkhead
+	if outcome.EndpointID == delivery.SvixEndpoint {
+		outcome.State, outcome.Next = delivery.Retrying, outcome.Number
+		outcome.RetryIn = time.Duration(1+rand.IntN(svixRoomIn)) * time.Second //nolint:gosec // no secret
+	} else {
+		outcome.State, outcome.Next, outcome.RetryIn = delivery.Parked, 0, 0
 	}
 	return outcome
 }

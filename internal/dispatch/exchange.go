@@ -13,6 +13,7 @@ import (
 	"github.com/hookline/hookline/internal/deliver"
 	"github.com/hookline/hookline/internal/delivery"
 	"github.com/hookline/hookline/internal/platform/logging"
+	"github.com/hookline/hookline/internal/svix"
 )
 
 // exchange is a request under way. It lives as long as the request does, which may be longer than the step
@@ -97,7 +98,8 @@ func (x *exchanges) isFull(endpoint uuid.UUID) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	p := x.pens[endpoint]
-	return p.isSlow() && x.most > 0 && endpoint != delivery.SvixEndpoint && p.begun.Len() >= x.most
+	most := x.mostTo(endpoint)
+	return p.isSlow() && most > 0 && p.begun.Len() >= most
 }
 
 func (p *pen) isSlow() bool {
@@ -115,10 +117,22 @@ func exchangeOf(element *list.Element) *exchange {
 	return e
 }
 
-// hasRoom reports whether one more request to the endpoint may begin. Svix is no merchant's: its pool bounds it. At an endpoint
-// with a rate limit those do not count whose slot has not come: the limit bounds them.
+// mostTo is how many requests to the endpoint may be open at once; 0 is any number. Svix is no merchant's: what is open beyond
+// the connections to it would only wait for one.
+func (x *exchanges) mostTo(endpoint uuid.UUID) int {
+	if endpoint == delivery.SvixEndpoint {
+		return svix.DefaultMaxConns
+	}
+	return x.most
+}
+
+// hasRoom reports whether one more request to the endpoint may begin. At an endpoint with a rate limit those do not count whose
+// slot has not come: the limit bounds them.
 func (x *exchanges) hasRoom(p *pen, e *exchange) bool {
-	if x.most <= 0 || e.claim.EndpointID == delivery.SvixEndpoint {
+	if e.claim.EndpointID == delivery.SvixEndpoint {
+		return p.begun.Len() < svix.DefaultMaxConns
+	}
+	if x.most <= 0 {
 		return true
 	}
 	if !e.slot.IsZero() {

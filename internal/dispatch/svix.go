@@ -22,6 +22,8 @@ const (
 	firstLook = 5 * time.Second
 	// svixOffWait is how long what is Svix's waits in a worker that has no settings for it.
 	svixOffWait = 30 * time.Second
+	// svixRoomIn is how many seconds what finds too many hand-overs open waits at most.
+	svixRoomIn = 5
 )
 
 // svixEndpoint stands for Svix as the endpoint of a delivery. It has the deployment's schedule.

@@ -654,3 +654,66 @@ func TestWhatSvixLostIsHandedOverAgain(t *testing.T) {
 	require.Equal(t, 1, w.shop.times(ref))
 	require.Len(t, w.fake.Messages(shop), 2, "the second stands in for the first")
 }
+
+// hanging is a Svix that answers when it is released.
+type hanging struct {
+	released  chan struct{}
+	now, most atomic.Int64 // most is of any moment
+}
+
+func (h *hanging) HandOver(_ context.Context, _ string, _ svix.Message, guard func() error) svix.Result {
+	if guard() != nil {
+		return svix.Result{Class: svix.NotStarted, Cause: delivery.CauseNotStarted}
+	}
+	now := h.now.Add(1)
+	defer h.now.Add(-1)
+	for most := h.most.Load(); now > most; most = h.most.Load() {
+		if h.most.CompareAndSwap(most, now) {
+			break
+		}
+	}
+	<-h.released
+	return svix.Result{Class: svix.Accepted, Cause: delivery.CauseSvixAccepted, MessageID: "msg_1", StatusCode: 202, Sent: true}
+}
+
+func (*hanging) Timeout() time.Duration { return 10 * time.Second }
+
+// Svix has no drainer, and is many merchants': what finds no room there comes again within seconds.
+func TestWhatFindsNoRoomAtSvixIsNotParked(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	h := &hanging{released: make(chan struct{})}
+	d := dispatch.New(t.Context(), dispatch.Config{Route: delivery.RouteSvix, Schedule: delivery.Schedule{time.Minute}, MaxOpen: maxOpen, Svix: h},
+		w.ledger, w.data, w.merchant, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	comesAgain := func(result dispatch.Result, n int) []dispatch.FollowUp {
+		require.Empty(t, result.Drain)
+		require.Zero(t, w.count(t, "state = 'parked'"))
+		require.Equal(t, n, w.count(t, "state = 'retrying' and last_cause = 'bulkhead' and attempts = 0 and owner is null"))
+		var out []dispatch.FollowUp
+		for _, line := range result.Deliveries {
+			if line.Cause == delivery.CauseBulkhead {
+				require.Equal(t, 1, line.Next)
+				require.GreaterOrEqual(t, line.RetryInMS, int64(1000))
+				require.LessOrEqual(t, line.RetryInMS, int64(5000))
+			}
+		}
+		for _, each := range result.FollowUps() {
+			if each.Delay <= 5*time.Second {
+				out = append(out, each)
+			}
+		}
+		return out
+	}
+	again := comesAgain(process(t, d, "inv-1", newRefs(svix.DefaultMaxConns+16)...), 16)
+	require.LessOrEqual(t, len(again), 5)
+	start := time.Now()
+	comesAgain(process(t, d, "inv-2", newRefs(4)...), 20)
+	retry, err := d.Attempt(t.Context(), "inv-3", again[0].List)
+	require.NoError(t, err)
+	comesAgain(retry, 20)
+	require.Less(t, time.Since(start), dispatch.Budget, "nobody waits for it")
+	require.EqualValues(t, svix.DefaultMaxConns, h.most.Load())
+	close(h.released)
+	require.NoError(t, d.Close(context.WithoutCancel(t.Context())))
+	require.Equal(t, svix.DefaultMaxConns, w.count(t, "state = 'handed_over'"))
+}

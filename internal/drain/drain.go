@@ -120,6 +120,9 @@ func (d *Drainer) turn(ctx context.Context, owner string, id uuid.UUID, turn *Tu
 	if err != nil {
 		return err
 	}
+	if id == delivery.SvixEndpoint { // it has no row, and is there: what is parked is to be handed over, not to end
+		backlog.Gone, backlog.Fit = false, true
+	}
 	turn.Circuit, turn.RateLimit = backlog.Circuit, backlog.RateLimit
 	spared := Ramp{NotedAt: turn.Ramp.NotedAt} // the ramp begins anew when the endpoint is back
 	switch {

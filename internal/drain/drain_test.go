@@ -236,3 +236,13 @@ func TestTheRampKeepsToItsBounds(t *testing.T) {
 		require.Zero(t, l.Parked)
 	})
 }
+
+// Svix has no row, and is there nevertheless.
+func TestWhatIsParkedAtSvixIsSentAsToAnyEndpoint(t *testing.T) {
+	t.Parallel()
+	l := &ledger{Backlog: delivery.Backlog{Gone: true, Circuit: delivery.CircuitClosed, Parked: 1000}}
+	d := drain.New(books{l}, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	turn := d.Turn(t.Context(), "owner", delivery.SvixEndpoint, drain.Ramp{})
+	require.Equal(t, drain.First, tickets(turn))
+	require.Equal(t, drain.First, turn.Ramp.AtOnce)
+}
