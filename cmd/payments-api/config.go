@@ -26,6 +26,8 @@ type config struct {
 	// DBTimeout is below the 15 s that the server has for a request, so that the client gets a 503 and not
 	// a cut connection.
 	DBTimeout time.Duration `env:"DB_TIMEOUT" envDefault:"5s" desc:"how long one request may wait for the database before it is answered with 503; at most 10s"`
+	// MerchantRate is what two cores can take on beside others' traffic without its being felt: see docs/operations.md.
+	MerchantRate int `env:"MERCHANT_RATE" envDefault:"150" unit:"creations/s" desc:"how many payments and events one merchant may create while others do, where that is far more than theirs; further ones wait for their turn; 0 lets everybody through"`
 	// CallbackSecrets also say for whom POST /callbacks/{provider} is there at all.
 	CallbackSecrets callback.Providers `env:"CALLBACK_SECRETS" secret:"true" unit:"provider=secret[,provider=secret]" desc:"payment providers that may call back, and what they sign with: stripe=whsec_… as Stripe shows it, others as Standard Webhooks writes it; a provider that rotates its secret is there twice; empty means none"`
 	// IngressURL is where callbacks are kept.
@@ -51,6 +53,9 @@ func (c *config) Validate() error {
 	}
 	if c.DBPoolSize < 1 || c.DBPoolSize > 1000 {
 		problems = append(problems, errors.New("DB_POOL_SIZE: want 1 to 1000"))
+	}
+	if c.MerchantRate < 0 || c.MerchantRate > 1_000_000 {
+		problems = append(problems, errors.New("MERCHANT_RATE: want 0 to 1,000,000"))
 	}
 	if c.DBConnectTimeout <= 0 {
 		problems = append(problems, errors.New("DB_CONNECT_TIMEOUT: want more than 0s"))

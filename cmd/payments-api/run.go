@@ -32,6 +32,7 @@ func run(ctx context.Context, cfg config, log *slog.Logger) error {
 	defer callbacks.Close()
 	api := paymentsapi.New(paymentsapi.Options{
 		Store: store, Forwarder: callbacks, Providers: cfg.CallbackSecrets, Log: log, Registry: registry, Timeout: cfg.DBTimeout,
+		MerchantRate: cfg.MerchantRate,
 	})
 
 	server, err := httpserver.Listen(ctx, httpserver.Options{

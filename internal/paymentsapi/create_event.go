@@ -29,6 +29,7 @@ type newEvent struct {
 func (s *Server) createEvent(w http.ResponseWriter, r *http.Request) error {
 	return creation[newEvent]{
 		read: readEvent, hash: hashEvent, status: http.StatusAccepted,
+		merchant: func(e newEvent) string { return e.merchantID },
 		store: func(ctx context.Context, e newEvent, origin payment.Origin) (payment.Answer, error) {
 			return s.store.AppendEvent(ctx, e.eventType, e.merchantID, e.data, origin)
 		},

@@ -16,6 +16,7 @@ import (
 func (s *Server) createPayment(w http.ResponseWriter, r *http.Request) error {
 	return creation[payment.Draft]{
 		read: readDraft, hash: hashPayment, status: http.StatusCreated,
+		merchant: func(draft payment.Draft) string { return draft.MerchantID },
 		store: func(ctx context.Context, draft payment.Draft, origin payment.Origin) (payment.Answer, error) {
 			// Ordered in time, so that the primary key's index grows at its end: a random id dirties a page
 			// of its own with each payment.

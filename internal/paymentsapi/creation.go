@@ -14,6 +14,8 @@ type creation[T any] struct {
 	hash   func(T) [sha256.Size]byte // tells one request from another under the same key
 	store  func(context.Context, T, payment.Origin) (payment.Answer, error)
 	status int // what was written is answered with
+	// merchant is whose it is.
+	merchant func(T) string
 }
 
 func (c creation[T]) serve(s *Server, w http.ResponseWriter, r *http.Request) error {
@@ -36,6 +38,13 @@ func (c creation[T]) serve(s *Server, w http.ResponseWriter, r *http.Request) er
 
 	ctx, cancel := s.databaseContext(r)
 	defer cancel()
+	waited, err := s.turns.wait(ctx, c.merchant(asked))
+	if waited {
+		s.metrics.waits.Inc()
+	}
+	if err != nil {
+		return err
+	}
 	answer, err := c.store(ctx, asked, origin)
 	if err != nil {
 		return err

@@ -7,12 +7,14 @@ const (
 	metricRequests  = "hookline_api_requests_total"
 	metricDuration  = "hookline_api_request_duration_seconds"
 	metricCallbacks = "hookline_callbacks_received_total"
+	metricWaits     = "hookline_api_turn_waits_total"
 )
 
 type metrics struct {
 	requests  *prometheus.CounterVec
 	duration  *prometheus.HistogramVec
 	callbacks *prometheus.CounterVec
+	waits     prometheus.Counter
 }
 
 func newMetrics(registry *prometheus.Registry, providers []string) metrics {
@@ -27,12 +29,15 @@ func newMetrics(registry *prometheus.Registry, providers []string) metrics {
 		callbacks: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: metricCallbacks, Help: "Callbacks of payment providers, by provider and what became of them at the door.",
 		}, []string{"provider", "outcome"}),
+		waits: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: metricWaits, Help: "Creations that waited for a turn, as their merchant creates far more than the others: see MERCHANT_RATE.",
+		}),
 	}
 	for _, provider := range providers { // a callback for anybody else counts nowhere: its name is the sender's choice
 		for _, each := range outcomes() {
 			m.callbacks.WithLabelValues(provider, string(each))
 		}
 	}
-	registry.MustRegister(m.requests, m.duration, m.callbacks)
+	registry.MustRegister(m.requests, m.duration, m.callbacks, m.waits)
 	return m
 }

@@ -38,6 +38,9 @@ type Options struct {
 	Registry  *prometheus.Registry
 	// Timeout bounds what one request may wait for the database, its wait for a connection included.
 	Timeout time.Duration
+	// MerchantRate is how many creations a second a merchant has that creates far more than the others; 0 lets everybody
+	// through.
+	MerchantRate int
 }
 
 // Server answers the API's requests. It is safe for concurrent use.
@@ -48,6 +51,7 @@ type Server struct {
 	log       *slog.Logger
 	timeout   time.Duration
 	metrics   metrics
+	turns     *turns
 	reading   chan struct{} // has one for each callback's body that is being read
 }
 
@@ -56,6 +60,7 @@ func New(opts Options) *Server {
 	return &Server{
 		store: opts.Store, forwarder: opts.Forwarder, providers: opts.Providers, log: opts.Log, timeout: opts.Timeout,
 		metrics: newMetrics(opts.Registry, opts.Providers.Names()), reading: make(chan struct{}, maxReading),
+		turns: newTurns(opts.MerchantRate),
 	}
 }
 
