@@ -262,9 +262,11 @@ type Backlog struct {
 	RateLimit int
 	// ProbeIn is when a circuit that is not closed wants a probe; not positive means now.
 	ProbeIn time.Duration
-	Parked  int // up to 10,000
-	// Open is how many of its requests are under way that were parked before, or have outlived their step.
+	Parked  bool // something is
+	// Open is how many deliveries are under way that were parked, up to 2,000.
 	Open int
+	// Took says that the owner who asks has taken some before, and that nobody attempts them yet.
+	Took bool
 }
 
 // Drain is how the drain of an endpoint goes.
@@ -272,7 +274,7 @@ type Drain struct {
 	EndpointID uuid.UUID
 	Next       time.Duration // until its next turn; 0 when it has ended
 	AtOnce     int           // how many may be under way
-	PerSecond  float64       // of those that ended, lately
+	PerSecond  float64       // of those that were taken, lately
 }
 
 // MaxTickets bounds an attempt list, as a batch of events is bounded.

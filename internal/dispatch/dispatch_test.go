@@ -854,7 +854,7 @@ func TestEndpointThatCannotBeOpenedLosesNoAttempt(t *testing.T) {
 	drainable, err := w.ledger.Drainable(t.Context(), 10)
 	require.NoError(t, err)
 	require.Empty(t, drainable, "who lacks the key does not drain what would come back")
-	backlog, err := w.ledger.Backlog(t.Context(), w.endpoint)
+	backlog, err := w.ledger.Backlog(t.Context(), "drainer", w.endpoint)
 	require.NoError(t, err)
 	require.False(t, backlog.Fit)
 

@@ -31,12 +31,17 @@ const (
 	First = 8
 	// Most bounds how many are taken in one tick: a thousand a second, of one endpoint.
 	Most = 256
+	// calm is the time between two halvings: what is found to have had no room waited a second for it, so that what is heard
+	// until then is about what was taken before.
+	calm = 1500 * time.Millisecond
+	// lately is what PerSecond is a mean of.
+	lately = 10 * time.Second
 	// noteEvery bounds how often the ledger is told how it goes.
 	noteEvery = time.Second
 )
 
 type ledger interface {
-	Backlog(ctx context.Context, endpointID uuid.UUID) (delivery.Backlog, error)
+	Backlog(ctx context.Context, owner string, endpointID uuid.UUID) (delivery.Backlog, error)
 	TakeParked(ctx context.Context, owner string, endpointID uuid.UUID, limit int) ([]delivery.Overdue, error)
 	TakeProbe(ctx context.Context, owner string, endpointID uuid.UUID, patience time.Duration) ([]delivery.Overdue, error)
 	CloseIdleCircuit(ctx context.Context, endpointID uuid.UUID) (bool, error)
@@ -71,16 +76,23 @@ const (
 type Ramp struct {
 	// AtOnce is how many deliveries may be under way that were parked.
 	AtOnce int `json:"at_once,omitempty"`
-	// Full says that deliveries have found no room since the last turn.
-	Full bool `json:"full,omitempty"`
+	// Ended is how many of them have ended since AtOnce has been that many.
+	Ended int `json:"ended,omitempty"`
+	// Full says that deliveries have found no room since the last turn, and Tight that some have since the drain began, so that
+	// AtOnce was halved, the last time at HalvedAt.
+	Full     bool      `json:"full,omitempty"`
+	Tight    bool      `json:"tight,omitempty"`
+	HalvedAt time.Time `json:"halved_at,omitzero"`
 	// Idle says that the last turn found nothing to do.
 	Idle bool `json:"idle,omitempty"`
 	// Open and Taken are those of the last turn, at At.
-	Open      int       `json:"open,omitempty"`
-	Taken     int       `json:"taken,omitempty"`
-	At        time.Time `json:"at,omitzero"`
-	PerSecond float64   `json:"per_second,omitempty"`
-	NotedAt   time.Time `json:"noted_at,omitzero"`
+	Open  int       `json:"open,omitempty"`
+	Taken int       `json:"taken,omitempty"`
+	At    time.Time `json:"at,omitzero"`
+	// PerSecond is how many were taken in a second, in the mean of as long as Lasted says.
+	PerSecond float64       `json:"per_second,omitempty"`
+	Lasted    time.Duration `json:"lasted_ns,omitempty"`
+	NotedAt   time.Time     `json:"noted_at,omitzero"`
 }
 
 // Turn is what a turn did and what follows: the journal's entry.
@@ -116,7 +128,7 @@ func (d *Drainer) Turn(ctx context.Context, owner string, endpointID uuid.UUID, 
 }
 
 func (d *Drainer) turn(ctx context.Context, owner string, id uuid.UUID, turn *Turn) error {
-	backlog, err := d.ledger.Backlog(ctx, id)
+	backlog, err := d.ledger.Backlog(ctx, owner, id)
 	if err != nil {
 		return err
 	}
@@ -126,6 +138,8 @@ func (d *Drainer) turn(ctx context.Context, owner string, id uuid.UUID, turn *Tu
 	turn.Circuit, turn.RateLimit = backlog.Circuit, backlog.RateLimit
 	spared := Ramp{NotedAt: turn.Ramp.NotedAt} // the ramp begins anew when the endpoint is back
 	switch {
+	case backlog.Took:
+		return d.retake(ctx, owner, id, backlog, turn)
 	case !backlog.Gone && !backlog.Fit:
 		turn.Ramp = spared
 		return nil // who makes it fit wakes the drainer, or the reconciler does
@@ -135,16 +149,14 @@ func (d *Drainer) turn(ctx context.Context, owner string, id uuid.UUID, turn *Tu
 			turn.Next = min(turn.Next, probeTick)
 		}
 		return nil
-	case backlog.Circuit != delivery.CircuitClosed && backlog.Parked > 0:
+	case backlog.Circuit != delivery.CircuitClosed && backlog.Parked:
 		probe, err := d.ledger.TakeProbe(ctx, owner, id, probePatience)
 		if err != nil {
 			return err
 		}
 		d.taken.WithLabelValues(asProbe).Add(float64(len(probe)))
-		turn.Ramp, turn.Next, turn.Lists = spared, probeTick, delivery.AttemptLists(probe)
-		for i := range turn.Lists {
-			turn.Lists[i].Probe = true
-		}
+		turn.Ramp, turn.Next = spared, probeTick
+		turn.send(probe, true)
 		return nil
 	case backlog.Circuit != delivery.CircuitClosed:
 		if _, err := d.ledger.CloseIdleCircuit(ctx, id); err != nil {
@@ -152,7 +164,7 @@ func (d *Drainer) turn(ctx context.Context, owner string, id uuid.UUID, turn *Tu
 		}
 		turn.Ramp, turn.Next = spared, linger
 		return nil
-	case backlog.Parked == 0:
+	case !backlog.Parked:
 		if !turn.Ramp.Idle {
 			turn.Next = linger
 		}
@@ -179,33 +191,54 @@ func (d *Drainer) turn(ctx context.Context, owner string, id uuid.UUID, turn *Tu
 	}
 	d.taken.WithLabelValues(asBacklog).Add(float64(len(taken)))
 	turn.Ramp.Taken = len(taken)
-	turn.Lists = delivery.AttemptLists(taken)
-	for i := range turn.Lists {
-		turn.Lists[i].Backlog = true
-	}
+	turn.send(taken, false)
 	return nil
 }
 
-// after is the ramp of a turn that finds so many under way, and how many it takes. What the endpoint has done with within a
-// tick it gets twice of, what it has not it gets no more of, and where its room was full it gets half. Whatever else is under
-// way there and unanswered counts, so that the backlog never piles up upon an endpoint that hangs.
-func (r Ramp) after(open, most int, now time.Time) (Ramp, int) {
-	next := Ramp{AtOnce: r.AtOnce, Open: open, At: now, NotedAt: r.NotedAt, PerSecond: r.PerSecond}
-	if since := now.Sub(r.At).Seconds(); !r.At.IsZero() && since > 0 {
-		ended := float64(max(0, r.Open+r.Taken-open)) / since
-		if next.PerSecond == 0 {
-			next.PerSecond = ended
-		}
-		next.PerSecond += 0.3 * (ended - next.PerSecond)
+// retake is the turn of an execution that is not the first: whatever there is now, what the first one took must be sent.
+func (d *Drainer) retake(ctx context.Context, owner string, id uuid.UUID, backlog delivery.Backlog, turn *Turn) error {
+	taken, err := d.ledger.TakeParked(ctx, owner, id, 0)
+	if err != nil {
+		return err
 	}
+	turn.Next = Tick
+	// Nobody but a drainer makes a circuit half-open, and it does so with what it takes.
+	turn.send(taken, backlog.Circuit == delivery.CircuitHalfOpen)
+	return nil
+}
+
+func (t *Turn) send(taken []delivery.Overdue, probe bool) {
+	t.Lists = delivery.AttemptLists(taken)
+	for i := range t.Lists {
+		t.Lists[i].Probe, t.Lists[i].Backlog = probe, !probe
+	}
+}
+
+// after is the ramp of a turn that finds so many of the backlog under way, and how many it takes. When the endpoint has done
+// with as many as it was given at once, however long it took, it gets twice as many. Where there was no room it gets half, and
+// from then on the number rises by eighths. As what hangs counts until it ends, the backlog does not pile up upon an endpoint
+// that hangs; and whatever comes there beside it, it is never left standing.
+func (r Ramp) after(open, most int, now time.Time) (Ramp, int) {
+	next := r
+	next.Full, next.Idle, next.Open, next.Taken, next.At = false, false, open, 0, now
+	if since := now.Sub(r.At); !r.At.IsZero() && since > 0 {
+		next.Lasted = min(r.Lasted+since, max(lately, since))
+		next.PerSecond += (float64(r.Taken)/since.Seconds() - r.PerSecond) * since.Seconds() / next.Lasted.Seconds()
+	}
+	next.Ended += max(0, r.Open+r.Taken-open)
+	take := Most
 	switch {
 	case r.AtOnce == 0:
 		next.AtOnce = First
+	case r.Full && now.Sub(r.HalvedAt) < calm:
+		next.Ended, take = 0, 1
 	case r.Full:
-		next.AtOnce = max(1, r.AtOnce/2)
-	case open <= r.AtOnce/8 && r.Taken > 0:
-		next.AtOnce = 2 * r.AtOnce
+		next.AtOnce, next.Ended, next.Tight, next.HalvedAt = max(1, r.AtOnce/2), 0, true, now
+	case next.Ended >= r.AtOnce && r.Tight:
+		next.AtOnce, next.Ended = r.AtOnce+max(1, r.AtOnce/8), 0
+	case next.Ended >= r.AtOnce:
+		next.AtOnce, next.Ended = 2*r.AtOnce, 0
 	}
 	next.AtOnce = min(next.AtOnce, most)
-	return next, max(0, next.AtOnce-open)
+	return next, max(0, min(take, next.AtOnce-open))
 }

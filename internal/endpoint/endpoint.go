@@ -108,7 +108,7 @@ type Circuit struct {
 type Drain struct {
 	Since     time.Time `json:"since"`
 	AtOnce    int       `json:"at_once"`    // how many may be under way
-	PerSecond float64   `json:"per_second"` // of those that ended, lately
+	PerSecond float64   `json:"per_second"` // of those that were taken, lately
 }
 
 // Remaining is how long the drain of so many takes as it goes now, and false where that cannot be told: while the circuit is

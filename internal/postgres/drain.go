@@ -18,11 +18,8 @@ and not exists (select from delivery.endpoint_secrets s
                  where s.endpoint_id = e.id and (s.expires_at is null or s.expires_at > clock_timestamp())
                    and position('.' in s.sealed) > 0 and not split_part(s.sealed, '.', 1) = any($1))`
 
-// maxBacklog is how far the parked deliveries of an endpoint are counted, maxOpen those of it that are under way.
-const (
-	maxBacklog = 10_000
-	maxOpen    = 2_000
-)
+// maxOpen is how far the deliveries of an endpoint are counted that were parked and are under way.
+const maxOpen = 2_000
 
 // drainable finds the endpoints that have parked deliveries by skipping along the index of those, from one endpoint to the
 // next: nearly always there are none. A drainer that is late by seconds is gone, and one that sleeps does not know yet what
@@ -61,18 +58,21 @@ func (l *Ledger) Drainable(ctx context.Context, limit int) ([]uuid.UUID, error) 
 const readBacklog = `
 select e.id is null, coalesce(` + fit + `, false), coalesce(e.circuit, 'closed'), coalesce(e.rate_limit, 0),
        coalesce(extract(epoch from e.probe_at - clock_timestamp()) * 1000, 0)::bigint,
-       (select count(*) from (select from delivery.deliveries where endpoint_id = $2 and state = 'parked' limit $3) p),
+       exists (select from delivery.deliveries where endpoint_id = $2 and state = 'parked'),
        (select count(*) from (select from delivery.deliveries
-                               where endpoint_id = $2 and state in ('pending', 'retrying') and last_cause in ('drained', 'open') limit $4) o)
+                               where endpoint_id = $2 and state in ('pending', 'retrying') and last_cause = 'drained' limit $4) o),
+       exists (select from delivery.deliveries
+                where endpoint_id = $2 and state = 'retrying' and last_cause = 'drained' and owner is null and last_owner = $3)
   from (values ($2::uuid)) as asked (id) left join delivery.endpoints e on e.id = asked.id`
 
-// Backlog reads an endpoint as its drainer wants to see it.
-func (l *Ledger) Backlog(ctx context.Context, endpointID uuid.UUID) (delivery.Backlog, error) {
+// Backlog reads an endpoint as its drainer wants to see it. owner is who takes deliveries then.
+func (l *Ledger) Backlog(ctx context.Context, owner string, endpointID uuid.UUID) (delivery.Backlog, error) {
 	var (
 		b       delivery.Backlog
 		probeIn int64
 	)
-	err := l.pool.QueryRow(ctx, readBacklog, l.Keys.IDs(), [16]byte(endpointID), maxBacklog, maxOpen).Scan(&b.Gone, &b.Fit, &b.Circuit, &b.RateLimit, &probeIn, &b.Parked, &b.Open)
+	err := l.pool.QueryRow(ctx, readBacklog, l.Keys.IDs(), [16]byte(endpointID), owner, maxOpen).Scan(
+		&b.Gone, &b.Fit, &b.Circuit, &b.RateLimit, &probeIn, &b.Parked, &b.Open, &b.Took)
 	if err != nil {
 		return b, classify("reading a backlog", err)
 	}

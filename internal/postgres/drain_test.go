@@ -49,7 +49,7 @@ func (b books) endpointNow(t *testing.T, id uuid.UUID) delivery.Endpoint {
 
 func (b books) backlog(t *testing.T, id uuid.UUID) delivery.Backlog {
 	t.Helper()
-	backlog, err := b.Backlog(t.Context(), id)
+	backlog, err := b.Backlog(t.Context(), "drainer", id)
 	require.NoError(t, err)
 	return backlog
 }
@@ -115,7 +115,7 @@ func TestOneParkedDeliveryProbesAndAnotherWhenItIsLost(t *testing.T) {
 	since := b.open(t, id, -1)
 	due := b.backlog(t, id)
 	require.Negative(t, due.ProbeIn)
-	require.Equal(t, delivery.Backlog{Fit: true, Circuit: delivery.CircuitOpen, ProbeIn: due.ProbeIn, Parked: 3}, due)
+	require.Equal(t, delivery.Backlog{Fit: true, Circuit: delivery.CircuitOpen, ProbeIn: due.ProbeIn, Parked: true}, due)
 	endpoints, err := b.Drainable(ctx, 10)
 	require.NoError(t, err)
 	require.Equal(t, []uuid.UUID{id}, endpoints, "its drainer is gone")
@@ -126,7 +126,7 @@ func TestOneParkedDeliveryProbesAndAnotherWhenItIsLost(t *testing.T) {
 	require.Equal(t, delivery.CircuitHalfOpen, half.Circuit)
 	require.True(t, half.CircuitSince.After(since))
 	require.InDelta(t, 15, b.backlog(t, id).ProbeIn.Seconds(), 3, "the time-out and what it has beside")
-	require.Equal(t, 2, b.backlog(t, id).Parked)
+	require.True(t, b.backlog(t, id).Parked)
 	require.Equal(t, 1, b.backlog(t, id).Open)
 
 	// The process dies before it has sent the probe, and the execution is repeated.
@@ -193,8 +193,12 @@ func TestTakenDeliveriesCountUntilTheyEndOrFail(t *testing.T) {
 	again, err := b.TakeParked(ctx, "tick-1", id, 3)
 	require.NoError(t, err)
 	require.ElementsMatch(t, taken, again, "a second execution takes what the first one took")
+	mine, err := b.Backlog(ctx, "tick-1", id)
+	require.NoError(t, err)
+	require.True(t, mine.Took)
+	require.False(t, b.backlog(t, id).Took, "another one has taken nothing")
 	require.Equal(t, 3, b.backlog(t, id).Open)
-	require.Equal(t, 1, b.backlog(t, id).Parked)
+	require.True(t, b.backlog(t, id).Parked)
 
 	var tickets []delivery.Ticket
 	for _, each := range taken {
@@ -208,6 +212,22 @@ func TestTakenDeliveriesCountUntilTheyEndOrFail(t *testing.T) {
 	hanging.Cause, hanging.Attempted, hanging.StatusCode, hanging.Next = delivery.CauseOpen, false, 0, hanging.Number
 	require.NoError(t, b.Record(ctx, "inv-2", []delivery.Outcome{success(claims[0]), failure(claims[1]), hanging}))
 	require.Equal(t, 1, b.backlog(t, id).Open, "what fails goes on with its schedule, what hangs is still under way")
+
+	// Others hang, too, that were never parked: they are not the drainer's.
+	live, _, err := b.Plan(ctx, "inv-3", route, refs("m", 5))
+	require.NoError(t, err)
+	require.Len(t, live, 5)
+	outcomes := make([]delivery.Outcome, len(live))
+	for i, claim := range live {
+		outcomes[i] = hanging
+		outcomes[i].Key, outcomes[i].Epoch = claim.Key, claim.Epoch
+	}
+	require.NoError(t, b.Record(ctx, "inv-3", outcomes))
+	require.Equal(t, 1, b.backlog(t, id).Open)
+	late := failure(claims[2])
+	late.State = delivery.Unmoved
+	require.NoError(t, b.Record(ctx, "inv-2", []delivery.Outcome{late}))
+	require.Zero(t, b.backlog(t, id).Open, "its attempt has ended")
 	again, err = b.TakeParked(ctx, "tick-1", id, 0)
 	require.NoError(t, err)
 	require.Empty(t, again, "nothing of it is the drainer's any more")

@@ -291,7 +291,8 @@ func (l *Ledger) Holds(ctx context.Context, claim delivery.Claim) (bool, error) 
 
 // recordOutcomes moves a row only when the outcome's claim still holds, but for a 2xx, which ends the delivery
 // whatever the epoch: the merchant has it. Attempts are kept whatever became of the claim. A repeated call finds
-// its attempts there, and moves nothing that has moved on.
+// its attempts there, and moves nothing that has moved on. What was drained stays so until an attempt of it has ended: its
+// drainer counts it.
 //
 // What the outcomes say about their endpoints is kept here, too: since when one fails, and whether that, or an answer, is
 // the end of it. Only outcomes whose claim holds are asked: a late 410 says nothing about an endpoint that was enabled
@@ -313,7 +314,8 @@ with o as (
                                           when 'handed_over' then clock_timestamp() + o.retry_in_ms * interval '1 millisecond' end,
            ended_at = case when o.state = '' then d.ended_at when o.state in ('succeeded', 'dead') then clock_timestamp() end,
            attempts = case when o.attempted then greatest(d.attempts, o.number) else d.attempts end,
-           last_cause = o.cause
+           last_cause = case when d.last_cause = 'drained' and o.state = 'retrying' and o.cause in ('open', 'paced', 'not_started')
+                             then d.last_cause else o.cause end
       from o
      where d.event_id = o.event_id and d.endpoint_id = o.endpoint_id and d.generation = o.generation
        and d.state <> 'succeeded' and (d.epoch = o.epoch or o.state = 'succeeded')
