@@ -315,7 +315,7 @@ func TestTheWatcherSaysThatTheTokenIsWrongUntilItIsRight(t *testing.T) {
 	w.fake.SetTokens()
 	registry := prometheus.NewRegistry()
 	watcher := svix.NewWatcher(w.client(t, svix.Options{}), slog.New(slog.DiscardHandler), registry)
-	require.NoError(t, watcher.Ready(), "nobody has asked yet")
+	require.Error(t, watcher.Ready(), "nobody has asked yet")
 	require.NoError(t, watcher.Ask(t.Context()))
 	require.ErrorIs(t, watcher.Ready(), svix.ErrRefused)
 	require.InDelta(t, 1, gaugeOf(t, registry, "hookline_svix_refused"), 0)
@@ -326,9 +326,25 @@ func TestTheWatcherSaysThatTheTokenIsWrongUntilItIsRight(t *testing.T) {
 	w.fake.Intercept(func(rw http.ResponseWriter, _ *http.Request) bool { rw.WriteHeader(http.StatusBadGateway); return true })
 	require.NoError(t, watcher.Ask(t.Context()))
 	require.NoError(t, watcher.Ready(), "an outage is no matter of settings")
+	w.fake.Intercept(nil)
+	w.fake.SetTokens()
 	require.InDelta(t, 1, gaugeOf(t, registry, "hookline_svix_away"), 0)
+	require.NoError(t, watcher.Ask(t.Context()))
+	require.NoError(t, watcher.Ready(), "whoever was ready delivers in-house as before")
+	require.InDelta(t, 1, gaugeOf(t, registry, "hookline_svix_refused"), 0)
+	require.InDelta(t, 0, gaugeOf(t, registry, "hookline_svix_away"), 0)
 	_, err := testutil.GatherAndLint(registry)
 	require.NoError(t, err)
+}
+
+func TestAWorkerThatStartsWhileSvixIsAwayIsReady(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, svixtest.Options{})
+	w.fake.Intercept(func(rw http.ResponseWriter, _ *http.Request) bool { rw.WriteHeader(http.StatusBadGateway); return true })
+	watcher := svix.NewWatcher(w.client(t, svix.Options{}), slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	require.NoError(t, watcher.Ask(t.Context()))
+	require.NoError(t, watcher.Ready())
+	require.NoError(t, svix.NewWatcher(nil, slog.New(slog.DiscardHandler), prometheus.NewRegistry()).Ready(), "nor does one without settings wait for anybody")
 }
 
 func gaugeOf(t *testing.T, registry *prometheus.Registry, name string) float64 {

@@ -22,8 +22,10 @@ type Watcher struct {
 	refused prometheus.Gauge
 	away    prometheus.Gauge
 
-	mu  sync.Mutex
-	err error // of the last look
+	mu     sync.Mutex
+	err    error // of the last look
+	asked  bool
+	passed bool // a look found nothing that somebody has to mend
 }
 
 // NewWatcher makes a Watcher, whose metrics are added to the registry; with a nil client it never finds anything wrong.
@@ -75,7 +77,7 @@ func (w *Watcher) note(ctx context.Context, err error) {
 	refused := errors.Is(err, ErrRefused)
 	w.mu.Lock()
 	before := w.err
-	w.err = err
+	w.err, w.asked, w.passed = err, true, w.passed || !refused
 	w.mu.Unlock()
 	switch {
 	case refused && !errors.Is(before, ErrRefused):
@@ -96,12 +98,20 @@ func oneIf(is bool) float64 {
 	return 0
 }
 
-// Ready is an ErrRefused while the settings are wrong. That Svix is away is no matter of settings: deliveries are tried again.
+// Ready is an error until a first look found that the settings may be right; an ErrRefused where they are wrong. A process that
+// was ready stays so, when the token is revoked: what it delivers by itself needs no Svix, and the metric tells. That Svix is away
+// is no matter of settings: deliveries are tried again.
 func (w *Watcher) Ready() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if errors.Is(w.err, ErrRefused) {
+	switch {
+	case w.client == nil, w.passed:
+		return nil
+	case !w.asked:
+		return errNotAsked
+	default:
 		return w.err
 	}
-	return nil
 }
+
+var errNotAsked = errors.New("Svix has not said yet whether it takes the token")
