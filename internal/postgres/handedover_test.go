@@ -1,6 +1,7 @@
 package postgres_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -9,6 +10,7 @@ import (
 
 	"github.com/hookline/hookline/internal/delivery"
 	"github.com/hookline/hookline/internal/redrive"
+	"github.com/hookline/hookline/internal/svix"
 )
 
 // handOver plans n events of the merchant by route svix, and records them as handed over, to be looked at in lookIn.
@@ -123,6 +125,28 @@ func TestAQuarterOfALookIsForWhatBecameDueLast(t *testing.T) {
 	due, err = b.HandedOver(t.Context(), 100)
 	require.NoError(t, err)
 	require.Len(t, due, len(old)+len(now), "each of them once")
+}
+
+// The plan's rule is svix.Fit's, said in SQL.
+func TestAMerchantWhoseIDSvixDoesNotTakeIsPlannedInHouse(t *testing.T) {
+	t.Parallel()
+	b := newBooks(t)
+	route := map[bool]string{true: delivery.RouteSvix, false: delivery.RouteInhouse}
+	seen := map[string]int{}
+	for _, merchant := range []string{
+		"joes-tshirt-shop", "a", "A.b_c-9", "...", "app", "APP_1", "my_app_1", strings.Repeat("x", 256),
+		"", ".", "..", "app_", "app_1", "a b", "a/b", "a:b", "caf\u00e9", "a\n", "\na", "a\nb", strings.Repeat("x", 257),
+	} {
+		ref := refs(merchant, 1)
+		_, planned, err := b.Plan(t.Context(), "inv-"+uuid.NewString(), delivery.RouteSvix, ref)
+		require.NoError(t, err)
+		require.Len(t, planned.Events, 1)
+		var got string
+		require.NoError(t, b.all.QueryRow(t.Context(), "select route from delivery.plans where event_id = $1", [16]byte(ref[0].ID)).Scan(&got))
+		require.Equal(t, route[svix.Fit(merchant) == nil], got, "%q", merchant)
+		seen[got]++
+	}
+	require.Equal(t, map[string]int{delivery.RouteSvix: 8, delivery.RouteInhouse: 13}, seen)
 }
 
 // A hand-over that is written down late, or twice, moves nothing that the sweep has moved.

@@ -55,7 +55,7 @@ func LedgerSettings() map[string]string {
 }
 
 // planEvents freezes who gets what, and by which route. Rows are sorted: two workers that plan overlapping batches in
-// different orders would deadlock, even with DO NOTHING. Where the endpoint wants an object's events in order, a version
+// different orders would deadlock, even with DO NOTHING. Merchants whose ids Svix does not take are delivered to in-house. Where the endpoint wants an object's events in order, a version
 // waits that is not in turn, as far as this statement's snapshot shows; whoever ends the one before it wakes it, or the wake
 // that Plan returns does, whichever looks later. Svix is one delivery, whatever becomes of it there.
 const planEvents = `
@@ -65,7 +65,8 @@ with input as (
 ), planned as (
     insert into delivery.plans
         (event_id, txid, event_type, object_type, object_id, object_version, merchant_id, route, planned_by)
-    select event_id, txid, event_type, object_type, object_id, object_version, i.merchant_id, coalesce(r.route, $2), $1
+    select event_id, txid, event_type, object_type, object_id, object_version, i.merchant_id,
+           case when ` + unfitForSvix + ` then 'inhouse' else coalesce(r.route, $2) end, $1
       from input i left join delivery.routes r on r.merchant_id = i.merchant_id
      order by event_id
     on conflict (event_id) do nothing
@@ -101,6 +102,10 @@ union all
 select true, p.event_id, e.id, 0
   from planned p join delivery.endpoints e on e.merchant_id = p.merchant_id and e.ordering = 'object'
  where p.object_id <> p.event_id::text and not (p.route = 'inhouse' and delivery.takes(e.event_types, p.event_type))`
+
+// unfitForSvix is svix.Fit's rule about the merchant of i: Svix would refuse whatever is handed over for them.
+const unfitForSvix = `
+(i.merchant_id !~ '^[a-zA-Z0-9_.-]+$' or char_length(i.merchant_id) > 256 or i.merchant_id in ('.', '..') or starts_with(i.merchant_id, 'app_'))`
 
 // Plan plans the events that nobody has planned yet, and claims their deliveries for owner in the same
 // statement. route is that of merchants without one of their own. It returns the claims, and what it planned: of the other
