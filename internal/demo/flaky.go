@@ -162,12 +162,11 @@ func (f Flaky) Print(out io.Writer) {
 // flaky is the scenario under way.
 type flaky struct {
 	Options
-
 	session
-	flaws     []flaw
-	merchants []string // of each flaw
-	endpoints []uuid.UUID
-	began     time.Time
+	guests
+
+	flaws []flaw
+	began time.Time
 
 	mu   sync.Mutex
 	paid map[string][]string // payments, by merchant
@@ -187,7 +186,7 @@ func runFlaky(ctx context.Context, o Options) (_ Outcome, err error) {
 	defer func() { err = errors.Join(err, s.db.Close(context.WithoutCancel(ctx))) }()
 	f := &flaky{Options: o, session: s, flaws: flaws(), began: time.Now(), paid: map[string][]string{}}
 	lost := 0
-	defer func() { err = errors.Join(err, f.remove(ctx, lost > 0)) }()
+	defer func() { err = errors.Join(err, f.dismiss(ctx, f.Options, f.session, lost > 0)) }()
 	if err := f.addMerchants(ctx); err != nil {
 		return nil, err
 	}
@@ -216,19 +215,17 @@ func (f *flaky) addMerchants(ctx context.Context) error {
 	fmt.Fprintln(f.Out)
 	for _, each := range f.flaws {
 		name := each.name + "-" + run
-		f.merchants = append(f.merchants, name)
 		each.behaviour.Merchant = name
 		if err := f.merchant.Behave(ctx, each.behaviour); err != nil {
 			return err
 		}
-		added, _, err := f.Endpoints.Add(ctx, endpoint.Spec{
-			MerchantID: name, URL: "http://" + f.Merchant + "/webhooks/" + name, Description: each.about,
+		err := f.invite(ctx, f.Options, endpoint.Spec{
+			MerchantID: name, Description: each.about,
 			Schedule: flakySchedule(), Timeout: each.timeout, Secret: secret,
 		})
 		if err != nil {
-			return fmt.Errorf("adding an endpoint of %s: %w", name, err)
+			return err
 		}
-		f.endpoints = append(f.endpoints, added.ID)
 		fmt.Fprintf(f.Out, "%-12s %s\n", each.name, each.about)
 	}
 	fmt.Fprintf(f.Out, "\nCreating %d payments of each; a failed attempt is made again after %s, more or less.\nDelivered/created in attempts:\n\n", f.Payments, flakySchedule())
@@ -252,27 +249,6 @@ func (o Options) secret(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("the endpoint of merchant %s has no secret, by which the simulator verifies", o.MerchantID)
 	}
 	return recipient.Secrets[len(recipient.Secrets)-1].Value, nil
-}
-
-// remove takes the merchants away again. Where something is open still, their endpoints stay, disabled: whoever looks for
-// it finds where it was to go.
-func (f *flaky) remove(ctx context.Context, open bool) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removing)
-	defer cancel()
-	var errs []error
-	for _, name := range f.merchants {
-		errs = append(errs, f.merchant.Behave(ctx, simulator.Behaviour{Merchant: name}))
-	}
-	for _, id := range f.endpoints {
-		var err error
-		if open {
-			err = f.Endpoints.Disable(ctx, id)
-		} else {
-			_, err = f.Endpoints.Remove(ctx, id)
-		}
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
 }
 
 func (f *flaky) run(ctx context.Context) error {

@@ -126,11 +126,11 @@ func (f FloodResult) Print(out io.Writer) {
 type flood struct {
 	Options
 	session
+	guests
 
 	times, calm int
-	quiet       []string // merchants
-	flooding    string   // merchant
-	endpoints   []uuid.UUID
+	quiet       []string           // merchants
+	flooding    string             // merchant
 	counted     map[uuid.UUID]bool // events of phases that are over
 	result      FloodResult
 }
@@ -203,13 +203,9 @@ func (f *flood) addMerchants(ctx context.Context) error {
 		f.quiet = append(f.quiet, fmt.Sprintf("quiet-%s-%d", run, i))
 	}
 	for _, name := range append([]string{f.flooding}, f.quiet...) {
-		added, _, err := f.Endpoints.Add(ctx, endpoint.Spec{
-			MerchantID: name, URL: "http://" + f.Merchant + "/webhooks/" + name, Description: "of demo --scenario flood", Secret: secret,
-		})
-		if err != nil {
-			return fmt.Errorf("adding an endpoint of %s: %w", name, err)
+		if err := f.invite(ctx, f.Options, endpoint.Spec{MerchantID: name, Description: "of demo --scenario flood", Secret: secret}); err != nil {
+			return err
 		}
-		f.endpoints = append(f.endpoints, added.ID)
 	}
 	return nil
 }

@@ -105,13 +105,12 @@ func (r Ordered) Print(out io.Writer) {
 // ordered is the scenario under way.
 type ordered struct {
 	Options
-
 	session
-	client    *apiclient.Client
-	merchants []string // the first one wants an order
-	endpoints []uuid.UUID
-	began     time.Time
-	most      int // that waited
+	guests
+
+	client *apiclient.Client
+	began  time.Time
+	most   int // that waited
 
 	mu   sync.Mutex
 	paid map[string][]string // payments, by merchant
@@ -134,7 +133,7 @@ func runOrdered(ctx context.Context, o Options) (_ Outcome, err error) {
 	}
 	defer r.client.Close()
 	open := true // until everything is known to have arrived
-	defer func() { err = errors.Join(err, r.remove(ctx, open)) }()
+	defer func() { err = errors.Join(err, r.dismiss(ctx, r.Options, r.session, open)) }()
 	if err := r.addMerchants(ctx); err != nil {
 		return nil, err
 	}
@@ -168,43 +167,20 @@ func (r *ordered) addMerchants(ctx context.Context) error {
 	run := strings.ToLower(cryptorand.Text()[:6])
 	for _, ordering := range []endpoint.Ordering{endpoint.PerObject, endpoint.Parallel} {
 		name := "by-" + string(ordering) + "-" + run
-		r.merchants = append(r.merchants, name)
 		if err := r.merchant.Behave(ctx, simulator.Behaviour{Merchant: name, Status: http.StatusServiceUnavailable, FailEvery: failEvery}); err != nil {
 			return err
 		}
-		added, _, err := r.Endpoints.Add(ctx, endpoint.Spec{
-			MerchantID: name, URL: "http://" + r.Merchant + "/webhooks/" + name, Description: "of a demo", Schedule: orderedSchedule(),
+		err := r.invite(ctx, r.Options, endpoint.Spec{
+			MerchantID: name, Description: "of a demo", Schedule: orderedSchedule(),
 			Ordering: ordering, Secret: secret,
 		})
 		if err != nil {
-			return fmt.Errorf("adding an endpoint of %s: %w", name, err)
+			return err
 		}
-		r.endpoints = append(r.endpoints, added.ID)
 	}
 	fmt.Fprintf(r.Out, "\nTwo merchants with %d payments each, of %d versions within a moment. Both answer 503 to every %dth webhook;\n"+
 		"one wants the versions of a payment in order.\n\n", r.Payments, 1+len(changes()), failEvery)
 	return nil
-}
-
-// remove takes the merchants away again. Where something is open still, their endpoints stay, disabled: whoever looks for
-// it finds where it was to go.
-func (r *ordered) remove(ctx context.Context, open bool) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removing)
-	defer cancel()
-	var errs []error
-	for _, name := range r.merchants {
-		errs = append(errs, r.merchant.Behave(ctx, simulator.Behaviour{Merchant: name}))
-	}
-	for _, id := range r.endpoints {
-		var err error
-		if open {
-			err = r.Endpoints.Disable(ctx, id)
-		} else {
-			_, err = r.Endpoints.Remove(ctx, id)
-		}
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
 }
 
 // create makes the payments, and takes each through its story.

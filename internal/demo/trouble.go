@@ -46,10 +46,9 @@ type troubles struct {
 type ordeal struct {
 	Options
 	session
+	guests
 	troubles
 
-	merchants []string // first those that fall ill
-	endpoints []uuid.UUID
 	began     time.Time
 	fell      time.Duration // when they were told to misbehave
 	recovered time.Duration // when they were told to behave
@@ -107,7 +106,7 @@ func (t troubles) endure(ctx context.Context, o Options) (_ *ordeal, _ []fate, e
 	defer func() { err = errors.Join(err, s.db.Close(context.WithoutCancel(ctx))) }()
 	d := &ordeal{Options: o, session: s, troubles: t}
 	open := true // until everything is known to have arrived
-	defer func() { err = errors.Join(err, d.remove(ctx, open)) }()
+	defer func() { err = errors.Join(err, d.dismiss(ctx, d.Options, d.session, open)) }()
 	if err := d.addMerchants(ctx); err != nil {
 		return nil, nil, err
 	}
@@ -130,33 +129,14 @@ func (d *ordeal) addMerchants(ctx context.Context) error {
 		if i < d.ill {
 			name, timeout = fmt.Sprintf("ill-%s-%d", run, i), d.timeout
 		}
-		added, _, err := d.Endpoints.Add(ctx, endpoint.Spec{
-			MerchantID: name, URL: "http://" + d.Merchant + "/webhooks/" + name, Description: "of a demo", Schedule: troubleSchedule(), Timeout: timeout, Secret: secret,
+		err := d.invite(ctx, d.Options, endpoint.Spec{
+			MerchantID: name, Description: "of a demo", Schedule: troubleSchedule(), Timeout: timeout, Secret: secret,
 		})
 		if err != nil {
-			return fmt.Errorf("adding an endpoint of %s: %w", name, err)
+			return err
 		}
-		d.merchants, d.endpoints = append(d.merchants, name), append(d.endpoints, added.ID)
 	}
 	return nil
-}
-
-// remove takes the merchants away again. Where something is open still, their endpoints stay, disabled: whoever looks for
-// it finds where it was to go.
-func (d *ordeal) remove(ctx context.Context, open bool) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removing)
-	defer cancel()
-	errs := []error{d.behave(ctx, simulator.Behaviour{})}
-	for _, id := range d.endpoints {
-		var err error
-		if open {
-			err = d.Endpoints.Disable(ctx, id)
-		} else {
-			_, err = d.Endpoints.Remove(ctx, id)
-		}
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
 }
 
 // behave tells the merchants that are to fall ill how.
