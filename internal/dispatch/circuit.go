@@ -65,7 +65,7 @@ func (d *Dispatcher) change(endpoint delivery.Endpoint, to delivery.Circuit, ret
 	attrs := []slog.Attr{slog.String("endpoint_id", endpoint.ID.String()), slog.String("circuit", string(to))}
 	if to == delivery.CircuitOpen {
 		wait := time.Duration(float64(circuit.Wait(d.cfg.ProbeAfter, endpoint.CircuitOpens)) * d.jitter())
-		wait = max(wait, min(retryAfter, deliver.MaxRetryAfter))
+		wait = max(wait, min(retryAfter, circuit.LongestWait))
 		attrs = append(attrs, slog.Duration("probe_in", wait))
 		did, err = d.ledger.OpenCircuit(ctx, endpoint.ID, endpoint.CircuitSince, wait)
 	} else {

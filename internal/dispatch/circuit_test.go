@@ -126,6 +126,19 @@ func TestACircuitThatOpensParksWithoutAttemptsAndTimers(t *testing.T) {
 	require.Equal(t, "parked attempts=1", w.state(t, failing[4]))
 }
 
+func TestNoRetryAfterSparesAnEndpointForLongerThanACircuitMay(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	d := w.strict(t)
+	w.merchant.next(repeat(circuit.Samples, func(deliver.Guard) deliver.Response {
+		return deliver.Response{Cause: delivery.CauseRateLimited, StatusCode: 429, Sent: true, RetryAfter: 12 * time.Hour}
+	})...)
+	process(t, d, "inv-1", newRefs(circuit.Samples)...)
+	var wait float64
+	require.NoError(t, w.all.QueryRow(t.Context(), "select extract(epoch from probe_at - clock_timestamp()) from delivery.endpoints where id = $1", [16]byte(w.endpoint)).Scan(&wait))
+	require.InDelta(t, circuit.LongestWait.Seconds(), wait, 10)
+}
+
 // Both directions of a probe, by the ledger alone: the drainer's part is played by a statement.
 func TestAProbeClosesTheCircuitOrOpensItForTwiceAsLong(t *testing.T) {
 	t.Parallel()

@@ -151,11 +151,24 @@ func scanEndpoint(row pgx.CollectableRow) (endpoint.Row, error) {
 	return e, err
 }
 
-const replaceEndpoint = `
-update delivery.endpoints set merchant_id = $2, url = $3, url_sealed = $4, description = $5, event_types = $6, header_names = $7,
+// Who gives an endpoint another URL, other headers, another time-out or another secret may have mended it: a circuit that is
+// not closed wants a probe at once, and not in minutes, and requests to what the endpoint was are void for it.
+// What is sealed anew counts as changed: a probe too many does no harm.
+const (
+	replaceEndpoint = `
+update delivery.endpoints e set merchant_id = $2, url = $3, url_sealed = $4, description = $5, event_types = $6, header_names = $7,
        headers_sealed = $8, retry_delays_ms = $9, ordering = $10, timeout_ms = $11,
-       rate_limit = nullif($12, 0)
- where id = $1 and revision = $13`
+       rate_limit = nullif($12, 0),
+       circuit = case when o.another then 'open' else e.circuit end,
+       circuit_changed_at = case when o.another then clock_timestamp() else e.circuit_changed_at end,
+       probe_at = case when o.another then clock_timestamp() else e.probe_at end
+  from (select id, circuit <> 'closed' and (url, url_sealed, headers_sealed, timeout_ms) is distinct from ($3, $4, $8, $11) as another
+          from delivery.endpoints where id = $1 for update) o
+ where e.id = o.id and e.revision = $13`
+	probeNow = `
+update delivery.endpoints set circuit = 'open', circuit_changed_at = clock_timestamp(), probe_at = clock_timestamp()
+ where id = $1 and circuit <> 'closed'`
+)
 
 // Replace writes all of the row but its secrets and whether it is enabled. A fault.Conflict says that somebody changed the
 // endpoint since the row was read.
@@ -187,6 +200,9 @@ func (s *EndpointStore) Rotate(ctx context.Context, id uuid.UUID, secret endpoin
 			return err
 		}
 		if _, err := tx.Exec(ctx, dropExpiredSecrets, [16]byte(id)); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, probeNow, [16]byte(id)); err != nil {
 			return err
 		}
 		_, err := tx.Exec(ctx, insertSecret, [16]byte(id), [16]byte(secret.ID), secret.Sealed)

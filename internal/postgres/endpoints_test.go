@@ -385,6 +385,63 @@ func TestADatabaseThatIsAwayIsUnavailable(t *testing.T) {
 	}
 }
 
+func TestAnEndpointThatIsChangedIsProbedAtOnce(t *testing.T) {
+	t.Parallel()
+	b := newBooks(t)
+	ctx := t.Context()
+	manager := endpointtest.NewManager(t, b.all)
+	store := postgres.NewEndpointStore(b.all)
+	timeoutMS := int64(20_000)
+	for name, change := range map[string]struct {
+		do    func(id uuid.UUID) error
+		probe bool
+	}{
+		"url": {func(id uuid.UUID) error {
+			row, err := store.Row(ctx, id)
+			require.NoError(t, err)
+			row.URL = "https://elsewhere.example/hooks"
+			return store.Replace(ctx, row)
+		}, true},
+		"headers": {func(id uuid.UUID) error {
+			row, err := store.Row(ctx, id)
+			require.NoError(t, err)
+			sealed := "other"
+			row.HeaderNames, row.HeadersSealed = []string{"X-Shop"}, &sealed
+			return store.Replace(ctx, row)
+		}, true},
+		"time-out": {func(id uuid.UUID) error {
+			row, err := store.Row(ctx, id)
+			require.NoError(t, err)
+			row.TimeoutMS = timeoutMS
+			return store.Replace(ctx, row)
+		}, true},
+		"secret": {func(id uuid.UUID) error {
+			_, err := manager.RotateSecret(ctx, id, "", "", 0)
+			return err
+		}, true},
+		"description": {func(id uuid.UUID) error {
+			row, err := store.Row(ctx, id)
+			require.NoError(t, err)
+			row.Description = "the same"
+			return store.Replace(ctx, row)
+		}, false},
+	} {
+		id := b.endpoint(t, "m-"+name)
+		since := b.open(t, id, 300)
+		require.NoError(t, change.do(id), name)
+		now := b.endpointNow(t, id)
+		require.Equal(t, delivery.CircuitOpen, now.Circuit, name)
+		require.Equal(t, change.probe, b.backlog(t, id).ProbeIn <= 0, name)
+		require.Equal(t, change.probe, now.CircuitSince.After(since), "%s: what was sent before says nothing", name)
+
+		// One that is well stays so.
+		b.exec(t, "update delivery.endpoints set circuit = 'closed', probe_at = null where id = $1", [16]byte(id))
+		timeoutMS++
+		require.NoError(t, change.do(id), name)
+		require.Equal(t, delivery.CircuitClosed, b.endpointNow(t, id).Circuit, name)
+	}
+}
+
 func TestAnEndpointShowsItsCircuitAndItsDrain(t *testing.T) {
 	t.Parallel()
 	b := newBooks(t)
