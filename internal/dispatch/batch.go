@@ -145,7 +145,7 @@ func (d *Dispatcher) deliver(ctx context.Context, owner string, claims []deliver
 	if len(late) > 0 {
 		d.running.Go(func() { b.await(late, endpoints) })
 	}
-	lines := withLimits(b.gather(done, open, endpoints), endpoints)
+	lines := withLimits(b.gather(done, open, endpoints), endpoints, lane)
 	so.Deliveries = append(so.Deliveries, lines...)
 	so.wakeAfter(lines, claims, endpoints)
 	so.drain(lines, b.changed...)

@@ -67,11 +67,13 @@ func outOfTurn(claim delivery.Claim, lead time.Duration) delivery.Outcome {
 	}
 }
 
-// withLimits marks the lines of deliveries that go to their endpoint's pacer, which has to know the limit.
-func withLimits(lines []Line, endpoints map[uuid.UUID]delivery.Endpoint) []Line {
+// withLimits marks the lines of deliveries that go to their endpoint's pacer, which has to know the limit, and what they come
+// back as.
+func withLimits(lines []Line, endpoints map[uuid.UUID]delivery.Endpoint, way lane) []Line {
 	for i := range lines {
 		if line := &lines[i]; line.Cause == delivery.CausePaced && line.State == delivery.Retrying {
 			line.RateLimit = endpoints[line.EndpointID].RateLimit
+			line.Backlog, line.Probe = way.backlog && !way.probe, way.probe
 		}
 	}
 	return lines

@@ -205,6 +205,31 @@ func TestARequestThatIsLateForItsSlotAsksForAnotherOne(t *testing.T) {
 	}
 }
 
+// Or what was parked would come back as what comes now, and a probe as what a half-open circuit parks.
+func TestWhatIsLateForItsSlotStaysWhatItWas(t *testing.T) {
+	t.Parallel()
+	for _, probe := range []bool{false, true} {
+		inBubble(t, func(t *testing.T, p *paced) {
+			list := p.list(2, -time.Second, 50*time.Millisecond)
+			list.Backlog, list.Probe = !probe, probe
+			result, err := p.d.Attempt(t.Context(), "inv-1", list)
+			require.NoError(t, err)
+			asked := result.Pace()
+			require.Len(t, asked, 1)
+			require.Len(t, asked[0].List.Tickets, 2)
+			require.Equal(t, probe, asked[0].List.Probe)
+			require.Equal(t, !probe, asked[0].List.Backlog)
+			pace := delivery.Pace{}
+			booked, _ := pace.Book(asked[0], time.Now())
+			require.Equal(t, probe, booked[0].List.Probe)
+			result, err = p.d.Attempt(t.Context(), "inv-2", booked[0].List)
+			require.NoError(t, err)
+			require.Empty(t, result.Pace())
+			require.Len(t, p.started, 2)
+		})
+	}
+}
+
 // No lead would be long enough: it must not go round for ever.
 func TestAnEndpointThatTakesTooLongToReachForAnySlotFails(t *testing.T) {
 	t.Parallel()

@@ -59,6 +59,8 @@ type Line struct {
 	StatusCode int            `json:"status_code,omitempty"`
 	LatencyMS  int64          `json:"latency_ms"`           // of one that was late for its slot, how long its connection took
 	RateLimit  int            `json:"rate_limit,omitempty"` // of one that goes to its endpoint's pacer
+	Backlog    bool           `json:"backlog,omitempty"`    // of one that goes there, as it is of its list
+	Probe      bool           `json:"probe,omitempty"`      // the same
 	Next       int            `json:"next_attempt,omitempty"`
 	RetryInMS  int64          `json:"retry_in_ms,omitempty"`
 	Attempted  bool           `json:"attempted,omitempty"`
@@ -157,8 +159,9 @@ func sequenceOf(claim delivery.Claim, endpoint delivery.Endpoint) (delivery.Sequ
 // journaled result alone, as FollowUps is.
 func (r Result) Pace() []delivery.PaceRequest {
 	type same struct {
-		endpoint uuid.UUID
-		number   int
+		endpoint       uuid.UUID
+		number         int
+		backlog, probe bool
 	}
 	var out []delivery.PaceRequest
 	at := map[same]int{} // index of the list that is being filled
@@ -166,12 +169,13 @@ func (r Result) Pace() []delivery.PaceRequest {
 		if line.RateLimit == 0 {
 			continue
 		}
-		key := same{line.EndpointID, line.Next}
+		key := same{line.EndpointID, line.Next, line.Backlog, line.Probe}
 		i, found := at[key]
 		if !found || len(out[i].List.Tickets) == delivery.MaxTickets {
 			i = len(out)
 			at[key] = i
-			out = append(out, delivery.PaceRequest{List: delivery.AttemptList{EndpointID: key.endpoint, Number: key.number}, Rate: line.RateLimit})
+			list := delivery.AttemptList{EndpointID: key.endpoint, Number: key.number, Backlog: key.backlog, Probe: key.probe}
+			out = append(out, delivery.PaceRequest{List: list, Rate: line.RateLimit})
 		}
 		out[i].LeadMS = max(out[i].LeadMS, line.LatencyMS)
 		out[i].List.Tickets = append(out[i].List.Tickets,
