@@ -2,6 +2,7 @@ package dispatch_test
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -23,6 +24,11 @@ const maxOpen = 4
 
 // strict is a process that opens circuits, and lets four requests to one endpoint be under way.
 func (w *world) strict(t *testing.T) *dispatch.Dispatcher {
+	t.Helper()
+	return w.strictWithin(t, maxOpen)
+}
+
+func (w *world) strictWithin(t *testing.T, maxOpen int) *dispatch.Dispatcher {
 	t.Helper()
 	d := dispatch.New(t.Context(), dispatch.Config{
 		Route: "inhouse", Schedule: delivery.Schedule{time.Minute, time.Hour}, Jitter: 0.2, MaxOpen: maxOpen, OpenAt: 0.5, ProbeAfter: time.Minute,
@@ -175,32 +181,57 @@ func TestAProbeClosesTheCircuitOrOpensItForTwiceAsLong(t *testing.T) {
 	require.Len(t, w.merchant.sent(), 2)
 }
 
-// Interleaving: the circuit has opened and closed again while requests of before are still open; then those fail.
+// Interleaving: the circuit has opened and closed again while requests of before are still open; then those fail. Some do
+// before this process has heard of the change, which the ledger knows, and some after.
 func TestStragglersOfAnOutageDoNotReopenTheCircuit(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	d := w.strict(t)
+	d := w.strictWithin(t, 100)
+	const early, late = circuit.Samples + 4, 5
 	var lets []func()
-	for range maxOpen {
+	for range early + late {
 		_, let := w.merchant.hang(status(500))
 		lets = append(lets, let)
 	}
-	slow := newRefs(maxOpen)
-	process(t, d, "inv-1", slow...)
+	process(t, d, "inv-1", newRefs(early+late)...)
 	w.exec(t, "update delivery.endpoints set circuit = 'closed', circuit_opens = 1, circuit_changed_at = clock_timestamp()")
-	for _, let := range lets {
-		let()
+	failed := 0
+	fail := func(n int) {
+		t.Helper()
+		for _, let := range lets[failed : failed+n] {
+			let()
+		}
+		failed += n
+		require.Eventually(t, func() bool { return w.count(t, "state = 'retrying' and attempts = 1") == failed }, 5*time.Second, 5*time.Millisecond)
 	}
-	require.Eventually(t, func() bool { return w.count(t, "attempts = 1") == maxOpen }, 5*time.Second, 5*time.Millisecond)
+	turn := 1
+	fresh := func(answer func(deliver.Guard) deliver.Response) {
+		t.Helper()
+		turn++
+		ref := newRef()
+		follow := process(t, d, fmt.Sprintf("inv-%d", turn), ref).FollowUps() // the endpoint is slow, so that it goes by itself
+		require.Len(t, follow, 1)
+		w.merchant.next(answer)
+		_, err := d.Attempt(t.Context(), fmt.Sprintf("inv-%d-alone", turn), follow[0].List)
+		require.NoError(t, err)
+		require.Equal(t, 1, w.count(t, "attempts = 1 and event_id = '"+ref.ID.String()+"'"))
+		w.exec(t, "update delivery.deliveries set attempts = 10 where event_id = $1", [16]byte(ref.ID)) // it does not count for fail
+	}
+	closed := func(why string) {
+		t.Helper()
+		state, opens := w.circuit(t)
+		require.Equal(t, "closed", state, why)
+		require.Equal(t, 1, opens)
+	}
+	fail(early)
+	fresh(status(204))
+	closed("what was judged is another time of the endpoint")
+	fail(late - 1)
+	fresh(status(500))
+	closed("with those it would be most of enough requests")
+	fresh(status(500))
 	state, opens := w.circuit(t)
-	require.Equal(t, "closed", state, "three failures would do, of requests that began since")
-	require.Equal(t, 1, opens)
-
-	again := newRefs(3)
-	w.merchant.next(repeat(len(again), status(500))...)
-	process(t, d, "inv-2", again...)
-	state, opens = w.circuit(t)
-	require.Equal(t, "open", state)
+	require.Equal(t, "open", state, "two of three that began since are")
 	require.Equal(t, 2, opens)
 }
 
