@@ -213,6 +213,7 @@ func (r *Retrier) send(ctx context.Context, judged []Judgement, pace *pacer, pro
 			return err
 		}
 		for _, list := range delivery.AttemptLists(due[:n]) {
+			list.Backlog = true // what comes now goes before them
 			if err := r.sender.SendAttempt(ctx, list); err != nil {
 				if ctx.Err() != nil {
 					return err

@@ -257,6 +257,7 @@ func TestTheRateBoundsWhatIsHandedOverAndHowMuchIsMadeAhead(t *testing.T) {
 				last = time.Since(began)
 				require.GreaterOrEqual(t, last, time.Duration(sent)*time.Second/time.Duration(c.rate))
 				require.Equal(t, 1, list.Number)
+				require.True(t, list.Backlog, "what comes now goes before them")
 				sent += len(list.Tickets)
 				largest = max(largest, len(list.Tickets))
 				return nil
