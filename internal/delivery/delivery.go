@@ -112,16 +112,19 @@ type Settled struct {
 	Epoch   int64
 	Number  int // of the next attempt
 	RetryIn time.Duration
-	// Sequence is set where no attempt follows, and what waits for its turn there is to be woken.
+	// Sequence is set where no attempt follows, and what may wait for its turn there is to be woken. Without an endpoint it is
+	// that of every one.
 	Sequence *Sequence
 }
 
 // Planned is what a plan did.
 type Planned struct {
 	Events []uuid.UUID // those that nobody had planned
-	// Wake are the sequences in which something waits for its turn since, or in which what was planned without the endpoint
-	// may have been the last that others waited for.
+	// Wake are the sequences in which something waits for its turn since.
 	Wake []Sequence
+	// Ask are those, without an endpoint, of objects of which something was planned that an endpoint with an order does not
+	// get: it may have been the last that others wait for. Whether they do is to be asked after the plan.
+	Ask []Sequence
 }
 
 // Ticket names a delivery whose attempt is to be made, and the epoch at which it may be claimed. A ticket for

@@ -147,7 +147,7 @@ func (d *Dispatcher) deliver(ctx context.Context, owner string, claims []deliver
 	}
 	lines := withLimits(b.gather(done, open, endpoints), endpoints, lane)
 	so.Deliveries = append(so.Deliveries, lines...)
-	so.wakeAfter(lines, claims, endpoints)
+	d.wakeAfter(&so, lines, claims, endpoints)
 	so.drain(lines, b.changed...)
 	return so, nil
 }

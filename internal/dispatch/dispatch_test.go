@@ -241,6 +241,18 @@ type flakyLedger struct {
 	mu      sync.Mutex
 	refuses int
 	planErr error
+	// awaitedErr is what it says instead of who waits.
+	awaitedErr error
+}
+
+func (l *flakyLedger) Awaited(ctx context.Context, sequences []delivery.Sequence) ([]delivery.Sequence, error) {
+	l.mu.Lock()
+	err := l.awaitedErr
+	l.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	return l.Ledger.Awaited(ctx, sequences)
 }
 
 func (l *flakyLedger) Plan(ctx context.Context, owner, route string, refs []event.Ref) ([]delivery.Claim, delivery.Planned, error) {

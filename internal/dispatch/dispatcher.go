@@ -28,6 +28,7 @@ type ledger interface {
 	Resume(ctx context.Context, owner string, eventIDs []uuid.UUID) ([]delivery.Claim, []delivery.Settled, error)
 	Claim(ctx context.Context, owner string, endpointID uuid.UUID, tickets []delivery.Ticket) ([]delivery.Claim, []delivery.Settled, error)
 	Release(ctx context.Context, owner string, s delivery.Sequence) ([]delivery.Overdue, error)
+	Awaited(ctx context.Context, sequences []delivery.Sequence) ([]delivery.Sequence, error)
 	Holds(ctx context.Context, claim delivery.Claim) (bool, error)
 	Record(ctx context.Context, owner string, outcomes []delivery.Outcome) error
 	Endpoints(ctx context.Context, ids []uuid.UUID) ([]delivery.Endpoint, error)
@@ -176,7 +177,7 @@ func (d *Dispatcher) plan(ctx context.Context, owner string, refs []event.Ref) (
 	out := plan{claims: claims}
 	out.so.wake(planned.Wake...)
 	if len(planned.Events) == len(refs) {
-		return out, nil
+		return out, d.wakeAwaited(ctx, &out.so, planned.Ask)
 	}
 	known := make(map[uuid.UUID]bool, len(planned.Events))
 	for _, id := range planned.Events {
@@ -193,8 +194,7 @@ func (d *Dispatcher) plan(ctx context.Context, owner string, refs []event.Ref) (
 		return plan{}, err
 	}
 	out.claims = append(out.claims, resumed...)
-	out.so.settle(settled)
-	return out, nil
+	return out, d.wakeAwaited(ctx, &out.so, append(planned.Ask, out.so.settle(settled)...))
 }
 
 func (d *Dispatcher) planEach(ctx context.Context, owner string, refs []event.Ref, cause error) (plan, error) {
@@ -253,10 +253,12 @@ func (d *Dispatcher) Attempt(ctx context.Context, owner string, list delivery.At
 		}
 	}
 	var so Result
-	so.settle(settled)
+	if err := d.wakeAwaited(ctx, &so, so.settle(settled)); err != nil {
+		return Result{}, err
+	}
 	lines := d.record(owner, done)
 	so.Deliveries = append(so.Deliveries, lines...)
-	so.wakeAfter(lines, claims, endpoints)
+	d.wakeAfter(&so, lines, claims, endpoints)
 	if len(done) > 0 && isSpared(endpoints[list.EndpointID], lane{}) {
 		so.drain(nil, list.EndpointID) // a request that outlived its step may have opened the circuit: nobody has said so yet
 	}

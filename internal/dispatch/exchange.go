@@ -500,7 +500,8 @@ func (b *background) finished(result exchangeResult) {
 	}
 }
 
-// wake tells the sequence of an exchange that has ended: the step that would have done it is over.
+// wake tells the sequence of an exchange that has ended, where something waits or the ledger does not say: the step that would
+// have done it is over.
 func (b *background) wake(result exchangeResult) {
 	s, ordered := sequenceOf(result.claim, result.of.endpoint)
 	if !ordered || b.d.cfg.WakeFunc == nil {
@@ -508,6 +509,9 @@ func (b *background) wake(result exchangeResult) {
 	}
 	ctx, cancel := context.WithTimeout(b.d.lifetime, ledgerPatience)
 	defer cancel()
+	if awaited, err := b.d.ledger.Awaited(ctx, []delivery.Sequence{s}); err == nil && len(awaited) == 0 {
+		return
+	}
 	if err := b.d.cfg.WakeFunc(ctx, s); err != nil {
 		b.d.log.LogAttrs(ctx, slog.LevelWarn, "what waits for its turn waits for a watchdog", slog.String("event_id", result.claim.EventID.String()), logging.Error(err))
 	}

@@ -125,6 +125,11 @@ func (d *deadProcess) is() bool {
 
 var errAway = fault.New(fault.Unavailable, "the ledger does not answer")
 
+// Awaited implements the dispatcher's ledger.
+func (l *faultyLedger) Awaited(ctx context.Context, sequences []delivery.Sequence) ([]delivery.Sequence, error) {
+	return around(l, func() ([]delivery.Sequence, error) { return l.Ledger.Awaited(ctx, sequences) })
+}
+
 // around makes a call of the ledger, or errs before it or after it.
 func around[T any](l *faultyLedger, call func() (T, error)) (T, error) {
 	var none T

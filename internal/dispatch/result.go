@@ -1,12 +1,15 @@
 package dispatch
 
 import (
+	"context"
+	"log/slog"
 	"slices"
 	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/hookline/hookline/internal/delivery"
+	"github.com/hookline/hookline/internal/platform/logging"
 )
 
 // Result is a step's journal entry: what a person looks for in Restate's UI, and all that the handler needs to
@@ -105,11 +108,12 @@ func (r Result) FollowUps() []FollowUp {
 	return out
 }
 
-// settle adds what was written down before.
-func (r *Result) settle(settled []delivery.Settled) {
+// settle adds what was written down before, and returns the sequences in which something may wait for that.
+func (r *Result) settle(settled []delivery.Settled) []delivery.Sequence {
+	var ask []delivery.Sequence
 	for _, s := range settled {
 		if s.Sequence != nil {
-			r.wake(*s.Sequence)
+			ask = append(ask, *s.Sequence)
 			continue
 		}
 		r.Deliveries = append(r.Deliveries, Line{
@@ -117,34 +121,69 @@ func (r *Result) settle(settled []delivery.Settled) {
 			State: delivery.Retrying, Cause: delivery.CauseRecorded, Next: s.Number, RetryInMS: s.RetryIn.Round(100 * time.Millisecond).Milliseconds(),
 		})
 	}
+	return ask
 }
 
 // wake adds sequences to those that are to be woken.
 func (r *Result) wake(sequences ...delivery.Sequence) {
+	if len(sequences) == 0 {
+		return
+	}
+	woken := make(map[delivery.Sequence]bool, len(r.Wake)+len(sequences))
+	for _, s := range r.Wake {
+		woken[s] = true
+	}
 	for _, s := range sequences {
-		if !slices.Contains(r.Wake, s) {
+		if !woken[s] {
+			woken[s] = true
 			r.Wake = append(r.Wake, s)
 		}
 	}
 }
 
-// wakeAfter adds the sequences of what has ended, by the lines: at endpoints that want an order, and of objects that have
-// other events.
-func (r *Result) wakeAfter(lines []Line, claims []delivery.Claim, endpoints map[uuid.UUID]delivery.Endpoint) {
+// wakeAwaited adds those of the sequences in which something waits. It is asked after the commit that may be waited for: what
+// is planned too late to be seen here has been planned with that commit in sight, or wakes itself after it.
+func (d *Dispatcher) wakeAwaited(ctx context.Context, r *Result, ask []delivery.Sequence) error {
+	if len(ask) == 0 {
+		return nil
+	}
+	awaited, err := d.ledger.Awaited(ctx, ask)
+	if err != nil {
+		return err
+	}
+	r.wake(awaited...)
+	return nil
+}
+
+// wakeAfter adds the sequences of what has ended, by the lines, and is waited for: at endpoints that want an order, and of
+// objects that have other events. What is not written down yet wakes in any case, as nobody can tell yet who will wait for it;
+// and so does all where the ledger does not answer.
+func (d *Dispatcher) wakeAfter(r *Result, lines []Line, claims []delivery.Claim, endpoints map[uuid.UUID]delivery.Endpoint) {
 	sequences := map[delivery.Key]delivery.Sequence{}
 	for _, claim := range claims {
 		if s, ordered := sequenceOf(claim, endpoints[claim.EndpointID]); ordered {
 			sequences[claim.Key] = s
 		}
 	}
+	var ask, wake []delivery.Sequence
 	for _, line := range lines {
-		if line.State != delivery.Succeeded && line.State != delivery.Dead {
-			continue
-		}
-		if s, ordered := sequences[delivery.Key{EventID: line.EventID, EndpointID: line.EndpointID, Generation: line.Generation}]; ordered {
-			r.wake(s)
+		s, ordered := sequences[delivery.Key{EventID: line.EventID, EndpointID: line.EndpointID, Generation: line.Generation}]
+		switch {
+		case !ordered || line.State != delivery.Succeeded && line.State != delivery.Dead:
+		case line.Unrecorded:
+			wake = append(wake, s)
+		default:
+			ask = append(ask, s)
 		}
 	}
+	// Not the step's context: what was sent has ended even when Restate has given up on the step.
+	ctx, cancel := context.WithTimeout(d.lifetime, ledgerPatience)
+	defer cancel()
+	if err := d.wakeAwaited(ctx, r, ask); err != nil {
+		d.log.LogAttrs(ctx, slog.LevelWarn, "sequences are woken unasked", slog.Int("sequences", len(ask)), logging.Error(err))
+		wake = append(wake, ask...)
+	}
+	r.wake(wake...)
 }
 
 // sequenceOf returns the sequence that the claim's delivery has its turn in; replays have none.

@@ -54,7 +54,7 @@ func TestAStepNamesTheSequencesThatItsPlansAndItsEndsWakeOnce(t *testing.T) {
 	one, two, other := version(1, "p"), version(2, "p"), version(1, "q")
 	w.merchant.next(status(200), status(200))
 	result := w.process(t, "inv-1", one, two, other)
-	require.ElementsMatch(t, []delivery.Sequence{w.sequence(one), w.sequence(other)}, result.Wake)
+	require.Equal(t, []delivery.Sequence{w.sequence(one)}, result.Wake, "nothing waits for the other")
 	require.Contains(t, w.state(t, two), "waiting")
 
 	again, err := w.Process(t.Context(), "inv-1", []event.Ref{one, two, other})
@@ -67,8 +67,42 @@ func TestAStepNamesTheSequencesThatItsPlansAndItsEndsWakeOnce(t *testing.T) {
 	attempted, err := w.Attempt(t.Context(), "inv-3", lists[0])
 	require.NoError(t, err)
 	require.Contains(t, w.state(t, two), "succeeded")
-	require.Equal(t, []delivery.Sequence{w.sequence(one)}, attempted.Wake)
+	require.Empty(t, attempted.Wake, "it was the last")
 	require.Equal(t, 1, lists[0].Number, "it is the first attempt of the delivery")
+}
+
+func TestAnEndWakesUnaskedWhereItIsNotWrittenDown(t *testing.T) {
+	t.Parallel()
+	w, _ := newOrderedWorld(t, nil)
+	one := version(1, "p")
+	w.ledger.refuse(1)
+	result := w.process(t, "inv-1", one)
+	require.True(t, result.Unrecorded())
+	require.Equal(t, []delivery.Sequence{w.sequence(one)}, result.Wake, "whoever is planned before it is finds it open")
+}
+
+func TestAnEndWakesUnaskedWhereTheLedgerDoesNotSayWhoWaits(t *testing.T) {
+	t.Parallel()
+	w, _ := newOrderedWorld(t, nil)
+	one := version(1, "p")
+	w.ledger.mu.Lock()
+	w.ledger.awaitedErr = errors.New("the ledger is away")
+	w.ledger.mu.Unlock()
+	require.Equal(t, []delivery.Sequence{w.sequence(one)}, w.process(t, "inv-1", one).Wake)
+}
+
+func TestAnEventThatTheFilterLeavesOutWakesWhereSomethingWaits(t *testing.T) {
+	t.Parallel()
+	w, _ := newOrderedWorld(t, nil)
+	_, err := w.all.Exec(t.Context(), "update delivery.endpoints set event_types = '{payment.succeeded}' where id = $1", [16]byte(w.endpoint))
+	require.NoError(t, err)
+	one, two, alone := version(1, "p"), version(2, "p"), version(1, "q")
+	one.Type, alone.Type = "payment.pending", "payment.pending"
+	require.Equal(t, []delivery.Sequence{w.sequence(two)}, w.process(t, "inv-2", two).Wake, "it waits")
+	require.Equal(t, []delivery.Sequence{w.sequence(one)}, w.process(t, "inv-1", one, alone).Wake)
+	again, err := w.Process(t.Context(), "inv-1", []event.Ref{one, alone})
+	require.NoError(t, err)
+	require.Equal(t, []delivery.Sequence{w.sequence(one)}, again.Wake)
 }
 
 func TestAFailureWakesNobodyUntilItIsTheLast(t *testing.T) {
@@ -78,6 +112,7 @@ func TestAFailureWakesNobodyUntilItIsTheLast(t *testing.T) {
 	w.merchant.next(status(500), status(500))
 	result := w.process(t, "inv-1", one)
 	require.Empty(t, result.Wake)
+	w.process(t, "inv-0", version(2, "p"))
 	result, err := w.Attempt(t.Context(), "inv-2", result.FollowUps()[0].List)
 	require.NoError(t, err)
 	require.Contains(t, w.state(t, one), "dead")
@@ -105,6 +140,7 @@ func TestA2xxThatOutlivedItsStepWakesItsSequenceAndSoDoesItsWatchdog(t *testing.
 			_, let := w.merchant.hang(status(200))
 			result := w.process(t, "inv-1", one)
 			require.Empty(t, result.Wake)
+			w.process(t, "inv-0", version(2, "p"))
 			let()
 			select {
 			case s := <-woken:
@@ -121,6 +157,21 @@ func TestA2xxThatOutlivedItsStepWakesItsSequenceAndSoDoesItsWatchdog(t *testing.
 	}
 }
 
+func TestA2xxThatOutlivedItsStepAndThatNobodyWaitsForWakesNobody(t *testing.T) {
+	t.Parallel()
+	w, woken := newOrderedWorld(t, nil)
+	one := version(1, "p")
+	_, let := w.merchant.hang(status(200))
+	result := w.process(t, "inv-1", one)
+	let()
+	require.NoError(t, w.Close(t.Context()))
+	require.Contains(t, w.state(t, one), "succeeded")
+	require.Empty(t, woken)
+	watchdog, err := w.newProcess(t).Attempt(t.Context(), "inv-2", result.FollowUps()[0].List)
+	require.NoError(t, err)
+	require.Empty(t, watchdog.Wake)
+}
+
 func TestAWatchdogThatFindsTheLastFailureWakes(t *testing.T) {
 	t.Parallel()
 	w, woken := newOrderedWorld(t, nil)
@@ -133,6 +184,7 @@ func TestAWatchdogThatFindsTheLastFailureWakes(t *testing.T) {
 	open, err := w.Attempt(t.Context(), "inv-2", first.FollowUps()[0].List)
 	require.NoError(t, err)
 	require.Empty(t, open.Wake)
+	w.process(t, "inv-0", version(2, "p"))
 	let()
 	require.Eventually(t, func() bool { return w.attempts(t, one) == 2 }, 10*time.Second, 10*time.Millisecond)
 	require.Empty(t, woken, "a failure leaves its delivery to the watchdog")

@@ -49,6 +49,7 @@ func TestNobodyWhoLooksAtDeliveriesScansThem(t *testing.T) {
 			{listHandedOver, listed, byHandedOver},
 			{dueHandedOver, "(100)", byHandedOver},
 			{unansweredSince, "", byHandedOver},
+			{awaited, "(array[gen_random_uuid()], '{payment}', '{p}')", byKey},
 			{deadEndpoints, "('m', gen_random_uuid())", byDead},
 			{judgeEvent, judged, byKey},
 			{judgeDead, judged, byDead},

@@ -99,9 +99,11 @@ select false, p.event_id, m.endpoint_id, coalesce(e.revision, 0)
 union all
 select true, event_id, endpoint_id, 0 from chosen where state = 'waiting'
 union all
-select true, p.event_id, e.id, 0
-  from planned p join delivery.endpoints e on e.merchant_id = p.merchant_id and e.ordering = 'object'
- where p.object_id <> p.event_id::text and not (p.route = 'inhouse' and delivery.takes(e.event_types, p.event_type))`
+select true, p.event_id, null, 0
+  from planned p
+ where p.object_id <> p.event_id::text
+   and exists (select from delivery.endpoints e where e.merchant_id = p.merchant_id and e.ordering = 'object'
+                  and not (p.route = 'inhouse' and delivery.takes(e.event_types, p.event_type)))`
 
 // unfitForSvix is svix.Fit's rule about the merchant of i: Svix would refuse whatever is handed over for them.
 const unfitForSvix = `
@@ -136,7 +138,13 @@ func (l *Ledger) Plan(ctx context.Context, owner, route string, refs []event.Ref
 	_, err = pgx.ForEachRow(rows, []any{&wake, (*[16]byte)(&eventID), &endpointID, &revision}, func() error {
 		ref := byID[eventID]
 		if wake {
-			planned.Wake = append(planned.Wake, delivery.Sequence{EndpointID: *endpointID, ObjectType: ref.ObjectType, ObjectID: ref.ObjectID})
+			s := delivery.Sequence{ObjectType: ref.ObjectType, ObjectID: ref.ObjectID}
+			if endpointID == nil {
+				planned.Ask = append(planned.Ask, s)
+				return nil
+			}
+			s.EndpointID = *endpointID
+			planned.Wake = append(planned.Wake, s)
 			return nil
 		}
 		if n := len(planned.Events); n == 0 || planned.Events[n-1] != eventID {
@@ -181,13 +189,14 @@ select true, false, d.event_id, d.endpoint_id, d.generation, d.epoch, d.attempts
   from mine p join delivery.deliveries d on d.event_id = p.event_id
  where d.generation = 0 and d.state = 'retrying' and d.owner is null and d.last_owner = $1
 union all
-select true, true, p.event_id, e.id, 0, 0, 0, 0, 0, 0, 0, 0, '', '', p.object_type, p.object_id
-  from mine p join delivery.endpoints e on e.merchant_id = p.merchant_id and e.ordering = 'object'
- where p.object_id <> p.event_id::text`
+select true, true, p.event_id, '00000000-0000-0000-0000-000000000000', 0, 0, 0, 0, 0, 0, 0, 0, '', '', p.object_type, p.object_id
+  from mine p
+ where p.object_id <> p.event_id::text
+   and exists (select from delivery.endpoints e where e.merchant_id = p.merchant_id and e.ordering = 'object')`
 
 // Resume claims what an earlier execution of the same invocation planned and did not finish, and returns what
-// that execution did settle and still wants its next attempt, and every sequence that the events are of: what that execution
-// planned or ended there may have woken nobody.
+// that execution did settle and still wants its next attempt, and the objects that the events are of, where an endpoint wants
+// an order: what that execution planned or ended there may have woken nobody.
 func (l *Ledger) Resume(ctx context.Context, owner string, eventIDs []uuid.UUID) ([]delivery.Claim, []delivery.Settled, error) {
 	return l.claim(ctx, "resuming events", resumePlanned, owner, raw(eventIDs))
 }

@@ -47,6 +47,47 @@ func (l *Ledger) Release(ctx context.Context, owner string, s delivery.Sequence)
 	return l.taken(ctx, "releasing what is in turn", releaseInTurn, owner, [16]byte(s.EndpointID), s.ObjectType, s.ObjectID, delivery.MaxTickets)
 }
 
+// The rows are read before their state is looked at: the small index of what waits leads with the endpoint, and is no way to
+// an event.
+const awaited = `
+with planned as materialized (
+    select d.endpoint_id, d.state, p.object_type, p.object_id
+      from unnest($1::uuid[], $2::text[], $3::text[]) as s (endpoint_id, object_type, object_id)
+      join delivery.plans p on p.object_id = s.object_id and p.object_type = s.object_type
+      join delivery.deliveries d on d.event_id = p.event_id and d.generation = 0
+     where s.endpoint_id = '00000000-0000-0000-0000-000000000000' or d.endpoint_id = s.endpoint_id
+)
+select distinct endpoint_id, object_type, object_id from planned where state = 'waiting'`
+
+// Awaited returns those of the sequences in which something waits for its turn, each once. One without an endpoint stands for
+// the object's of all endpoints. Ask it after the commit of what may have been waited for, and wake what it returns: whatever
+// it does not see yet is planned later than that, and asks itself.
+func (l *Ledger) Awaited(ctx context.Context, sequences []delivery.Sequence) ([]delivery.Sequence, error) {
+	if len(sequences) == 0 {
+		return nil, nil
+	}
+	var (
+		endpoints  = make([][16]byte, len(sequences))
+		types, ids = make([]string, len(sequences)), make([]string, len(sequences))
+	)
+	for i, s := range sequences {
+		endpoints[i], types[i], ids[i] = s.EndpointID, s.ObjectType, s.ObjectID
+	}
+	rows, err := l.pool.Query(ctx, awaited, endpoints, types, ids)
+	if err != nil {
+		return nil, classify("looking what waits for its turn", err)
+	}
+	out, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (delivery.Sequence, error) {
+		var s delivery.Sequence
+		err := row.Scan((*[16]byte)(&s.EndpointID), &s.ObjectType, &s.ObjectID)
+		return s, err
+	})
+	if err != nil {
+		return nil, classify("looking what waits for its turn", err)
+	}
+	return out, nil
+}
+
 // overslept walks along the index of what waits.
 const overslept = `
 select l.endpoint_id, l.event_id, p.object_type, p.object_id,

@@ -1,6 +1,7 @@
 package postgres_test
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -51,6 +52,92 @@ func (b books) release(t *testing.T, owner string, s delivery.Sequence) []delive
 	released, err := b.Release(t.Context(), owner, s)
 	require.NoError(t, err)
 	return released
+}
+
+func (b books) awaited(t *testing.T, ask ...delivery.Sequence) []delivery.Sequence {
+	t.Helper()
+	awaited, err := b.Awaited(t.Context(), ask)
+	require.NoError(t, err)
+	return awaited
+}
+
+// planned is what a Plan returned that ran beside a test.
+type planned struct {
+	claims []delivery.Claim
+	delivery.Planned
+	err error
+}
+
+// planBehind starts to plan the event, behind somebody who has its plan half done: its snapshot is taken, and its commit is to
+// come, when the function is called that it returns.
+func (b books) planBehind(t *testing.T, owner string, ref event.Ref) func() planned {
+	t.Helper()
+	ctx := t.Context()
+	tx, err := b.all.Begin(ctx)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = tx.Rollback(context.WithoutCancel(ctx)) })
+	_, err = tx.Exec(ctx, `
+insert into delivery.plans (event_id, txid, event_type, object_type, object_id, object_version, merchant_id, route, planned_by)
+values ($1, 7, $2, $3, $4, $5, $6, 'inhouse', 'somebody')`, [16]byte(ref.ID), ref.Type, ref.ObjectType, ref.ObjectID, ref.ObjectVersion, ref.MerchantID)
+	require.NoError(t, err)
+	done := make(chan planned, 1)
+	go func() {
+		claims, p, err := b.Plan(ctx, owner, route, []event.Ref{ref})
+		done <- planned{claims, p, err}
+	}()
+	require.Eventually(t, func() bool {
+		return b.count(t, "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'") == 1
+	}, 10*time.Second, 5*time.Millisecond)
+	return func() planned {
+		require.NoError(t, tx.Rollback(ctx))
+		p := <-done
+		require.NoError(t, p.err)
+		return p
+	}
+}
+
+func TestAnEndThatSeesNobodyWaitIsFollowedByTheWakeOfWhoeverIsBeingPlanned(t *testing.T) {
+	t.Parallel()
+	b := newBooks(t)
+	e := b.ordered(t, "m")
+	all := versions("m", "p", 2)
+	s := sequence(e, all[0])
+	claims, _ := b.plan(t, "inv-1", all[0])
+	commit := b.planBehind(t, "inv-2", all[1]) // it sees the first version open
+	b.end(t, "inv-1", success(claims[0]))
+	require.Empty(t, b.awaited(t, s), "the end wakes nobody")
+	second := commit()
+	require.Empty(t, second.claims)
+	require.Equal(t, []delivery.Sequence{s}, second.Wake)
+	require.Len(t, b.release(t, "w", s), 1)
+}
+
+func TestAnEndWakesWhoeverAskedInVainBeforeIt(t *testing.T) {
+	t.Parallel()
+	b := newBooks(t)
+	e := b.ordered(t, "m")
+	all := versions("m", "p", 2)
+	s := sequence(e, all[0])
+	claims, _ := b.plan(t, "inv-1", all...)
+	require.Empty(t, b.release(t, "w", s), "the wake of the plan")
+	b.end(t, "inv-1", success(claims[0]))
+	require.Equal(t, []delivery.Sequence{s}, b.awaited(t, s))
+	require.Len(t, b.release(t, "w", s), 1)
+}
+
+func TestAPlanThatTheFilterLeavesOutAsksAfterItsCommitWhoWaits(t *testing.T) {
+	t.Parallel()
+	b := newBooks(t)
+	e := b.ordered(t, "m", "payment.succeeded")
+	all := versions("m", "p", 2)
+	all[0].Type = "payment.pending"
+	s := sequence(e, all[0])
+	commit := b.planBehind(t, "inv-1", all[0]) // its snapshot sees nobody wait
+	_, second := b.plan(t, "inv-2", all[1])
+	require.Equal(t, []delivery.Sequence{s}, second.Wake)
+	require.Empty(t, b.release(t, "w", s), "the first version is missing")
+	require.Equal(t, []delivery.Sequence{s}, b.awaited(t, commit().Ask...))
+	require.Len(t, b.release(t, "w", s), 1)
 }
 
 func (b books) end(t *testing.T, owner string, o delivery.Outcome) {
@@ -173,7 +260,8 @@ func TestAGapHoldsUpUntilItIsPlannedAlsoByAnEventThatTheFilterLeavesOut(t *testi
 	claims, planned = b.plan(t, "inv-2", refs[1])
 	require.Len(t, claims, 1)
 	require.Equal(t, all, claims[0].EndpointID)
-	require.Equal(t, []delivery.Sequence{s}, planned.Wake, "it closed the gap, and is nothing to wait for")
+	require.Empty(t, planned.Wake, "it is nothing to wait for")
+	require.ElementsMatch(t, []delivery.Sequence{s, sequence(all, refs[0])}, b.awaited(t, planned.Ask...), "it closed the gap of the first")
 	released := b.release(t, "w", s)
 	require.Len(t, released, 1)
 	require.Equal(t, refs[2].ID, released[0].EventID)
@@ -188,8 +276,9 @@ func TestAFirstVersionThatTheFilterLeavesOutWakesToo(t *testing.T) {
 	refs[0].Type = "payment.pending"
 	b.plan(t, "inv-2", refs[1])
 	_, planned := b.plan(t, "inv-1", refs[0])
-	require.Equal(t, []delivery.Sequence{sequence(e, refs[0])}, planned.Wake)
-	require.Len(t, b.release(t, "w", planned.Wake[0]), 1)
+	require.Equal(t, []delivery.Sequence{sequence(e, refs[0])}, b.awaited(t, planned.Ask...))
+	require.Len(t, b.release(t, "w", sequence(e, refs[0])), 1)
+	require.Empty(t, b.awaited(t, planned.Ask...))
 }
 
 func TestWhatWasPlannedBeforeAnEndpointHoldsItUpNoMore(t *testing.T) {
@@ -222,6 +311,11 @@ func TestSequencesKeepToTheirEndpointAndObject(t *testing.T) {
 			b.end(t, "inv-1", success(claim))
 		}
 	}
+	waiting := []delivery.Sequence{
+		{EndpointID: e, ObjectType: "payment", ObjectID: "p"}, {EndpointID: other, ObjectType: "payment", ObjectID: "p"},
+	}
+	require.ElementsMatch(t, waiting, b.awaited(t, delivery.Sequence{ObjectType: "payment", ObjectID: "p"}), "at every endpoint")
+	require.Equal(t, waiting[:1], b.awaited(t, waiting[0], waiting[0]), "at this one, once")
 	for _, s := range []delivery.Sequence{
 		{EndpointID: other, ObjectType: "payment", ObjectID: "p"},
 		{EndpointID: e, ObjectType: "payment", ObjectID: "q"},
@@ -239,12 +333,14 @@ func TestParallelEndpointsAndEventsOfTheirOwnWakeNobody(t *testing.T) {
 	claims, planned := b.plan(t, "inv-1", versions("m", "p", 3)...)
 	require.Len(t, claims, 3)
 	require.Empty(t, planned.Wake)
+	require.Empty(t, planned.Ask)
 
 	b.ordered(t, "n", "payment.*")
 	alone := newRef("n")
 	alone.ObjectID, alone.Type = alone.ID.String(), "invoice.paid"
 	_, planned = b.plan(t, "inv-2", alone)
 	require.Empty(t, planned.Wake, "no other event can be of the object")
+	require.Empty(t, planned.Ask)
 }
 
 func TestReplaysHaveNoPlaceInTheOrder(t *testing.T) {
@@ -272,7 +368,7 @@ func TestASecondExecutionWakesWhatTheFirstMayNotHaveWoken(t *testing.T) {
 	require.Empty(t, claims)
 	require.NotEmpty(t, settled)
 	for _, each := range settled {
-		require.Equal(t, &s, each.Sequence)
+		require.Equal(t, []delivery.Sequence{s}, b.awaited(t, *each.Sequence))
 	}
 	_, settled, err = b.Resume(t.Context(), "inv-2", []uuid.UUID{all[0].ID, all[1].ID})
 	require.NoError(t, err)

@@ -56,6 +56,10 @@ func (*book) Release(context.Context, string, delivery.Sequence) ([]delivery.Ove
 	return nil, nil
 }
 
+func (*book) Awaited(context.Context, []delivery.Sequence) ([]delivery.Sequence, error) {
+	return nil, nil
+}
+
 func (*book) Holds(context.Context, delivery.Claim) (bool, error) { return true, nil }
 
 func (b *book) Record(context.Context, string, []delivery.Outcome) error {
