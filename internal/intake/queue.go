@@ -28,7 +28,7 @@ func (i item) size() int {
 type class int
 
 const (
-	// quiet merchants have little open, or not much more than the others: their events go in batches of their own, which do
+	// quiet merchants have little open, or no more than everybody else: their events go in batches of their own, which do
 	// not wait for those of busy ones.
 	quiet class = iota
 	// busy merchants have a backlog that is many times as large as what the others have open. The latest event of it waits
@@ -44,6 +44,9 @@ const (
 	// busyFrom is how many times as much as the others have open, in the mean, makes a merchant busy, and busyUntil how many
 	// times as much lets it stay so.
 	busyFrom, busyUntil = 4, 2
+	// floodFrom is how much open makes a merchant busy as soon as one with no more than busyEvents is there, however many
+	// others flood, too; and floodUntil is how much lets it stay so.
+	floodFrom, floodUntil = maxBatchEvents, maxBatchEvents / 2
 )
 
 // queue holds what waits, and cuts batches that are fair across merchants: each gets one event in turn, so that one
@@ -53,6 +56,9 @@ type queue struct {
 	rings   [classes][]*lane // lanes with something that waits, in the order in which they are served
 	waiting [classes]int     // events
 	open    int              // of all lanes
+
+	// Counted when classes are told apart: lanes with no more than busyEvents open, and those that are quiet.
+	small, quiet int
 }
 
 type lane struct {
@@ -86,6 +92,15 @@ func (q *queue) add(i item) class {
 
 // classify tells the classes apart. It is called when events have been added, once for many.
 func (q *queue) classify() {
+	q.small, q.quiet = 0, 0
+	for _, l := range q.lanes {
+		if l.open <= busyEvents {
+			q.small++
+		}
+		if l.class == quiet {
+			q.quiet++
+		}
+	}
 	var moved [classes][]*lane
 	for c := range classes {
 		moving := func(l *lane) bool { return q.classOf(l) != c }
@@ -110,15 +125,22 @@ func (q *queue) classify() {
 	}
 }
 
+// classOf compares a lane with the others. Among several that flood none is far above the mean: what counts then is that
+// somebody small is there, and not how many flood. Where all are busy they stay so: it costs nothing while they are among
+// themselves, and the next quiet event finds its way clear.
 func (q *queue) classOf(l *lane) class {
-	times := busyFrom
+	times, flood, company := busyFrom, floodFrom, q.small > 0
 	if l.class == busy {
-		times = busyUntil
+		times, flood, company = busyUntil, floodUntil, q.small > 0 || q.quiet == 0
 	}
-	if l.open > busyEvents && l.open*(len(q.lanes)-1) > times*(q.open-l.open) {
+	switch {
+	case l.open > flood && company:
 		return busy
+	case l.open > busyEvents && l.open*(len(q.lanes)-1) > times*(q.open-l.open):
+		return busy
+	default:
+		return quiet
 	}
-	return quiet
 }
 
 // underWay is how many batches what was cut of the busy lanes fills.

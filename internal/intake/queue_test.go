@@ -2,6 +2,7 @@ package intake
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -46,6 +47,58 @@ func TestWhereAllHaveMuchToDoNobodyIsBusy(t *testing.T) {
 	q.classify()
 	require.Equal(t, map[string]int{"large": 44, "small": 20}, merchants(q.cut(quiet)), "they take turns")
 	require.Empty(t, q.cut(busy))
+}
+
+func TestHoweverManyFloodTheOthersTravelWithoutThem(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		q := newQueue()
+		var others []string
+		for n := range rapid.IntRange(1, 10).Draw(t, "who flood") {
+			for range rapid.IntRange(500, 2000).Draw(t, "events of a flood") {
+				q.add(item{ref: event.Ref{MerchantID: fmt.Sprint("flood ", n)}})
+			}
+		}
+		if rapid.Bool().Draw(t, "the floods come first") {
+			q.classify()
+			for range rapid.IntRange(0, 5).Draw(t, "batches") {
+				for _, i := range q.cut(quiet) {
+					q.ended(i)
+				}
+			}
+		}
+		for n := range rapid.IntRange(1, 10).Draw(t, "others") {
+			others = append(others, fmt.Sprint("quiet ", n))
+		}
+		for range rapid.IntRange(1, 5).Draw(t, "rounds") {
+			for _, merchant := range others {
+				for range rapid.IntRange(1, 3).Draw(t, "events") {
+					q.add(item{ref: event.Ref{MerchantID: merchant}})
+				}
+			}
+			q.classify()
+			batch := q.cut(quiet)
+			for merchant, n := range merchants(batch) {
+				require.True(t, strings.HasPrefix(merchant, "quiet") || n <= floodFrom, "%s has %d of a batch", merchant, n)
+			}
+			for merchant, l := range q.lanes {
+				require.Equal(t, l.open > floodFrom, l.class == busy && l.open > floodFrom, "%s has %d open", merchant, l.open)
+			}
+			for _, i := range batch {
+				q.ended(i)
+			}
+			// Between two quiet events the floods are among themselves, and stay what they are.
+			q.add(item{ref: event.Ref{MerchantID: "flood 0"}})
+			flooding := map[string]bool{}
+			for merchant, l := range q.lanes {
+				flooding[merchant] = l.class == busy && l.open > floodUntil
+			}
+			q.classify()
+			for merchant, l := range q.lanes {
+				require.True(t, !flooding[merchant] || l.class == busy, merchant)
+			}
+		}
+	})
 }
 
 func TestWhatIsUnderWayMakesAMerchantBusyToo(t *testing.T) {
@@ -156,9 +209,14 @@ func TestQueueKeepsEveryItemOnceAndInItsMerchantsOrder(t *testing.T) {
 					}
 					own := len(offsets) + len(under[merchant])
 					others := float64(total-own) / max(1, float64(len(q.lanes)-1))
-					if own <= busyEvents || float64(own) <= busyUntil*others {
+					small := slices.ContainsFunc(all, func(other string) bool {
+						open := len(waiting[other]) + len(under[other])
+						return open > 0 && open <= busyEvents
+					})
+					switch {
+					case own <= busyEvents || own <= floodUntil && float64(own) <= busyUntil*others:
 						require.Equal(t, quiet, of(merchant), "%d open, and %g of each other", own, others)
-					} else if float64(own) > busyFrom*others && len(q.lanes) > 1 {
+					case float64(own) > busyFrom*others && len(q.lanes) > 1, own > floodFrom && small:
 						require.Equal(t, busy, of(merchant), "%d open, and %g of each other", own, others)
 					}
 				}
