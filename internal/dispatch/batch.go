@@ -117,7 +117,11 @@ func (d *Dispatcher) deliver(ctx context.Context, owner string, claims []deliver
 				continue
 			}
 			d.metrics.paced.WithLabelValues(pacedNoSlot).Inc()
-			done = append(done, outOfTurn(claim, 0))
+			var lead time.Duration
+			if kept, found := d.leads.LoadAndDelete(claim.EndpointID); found {
+				lead, _ = kept.(time.Duration)
+			}
+			done = append(done, outOfTurn(claim, lead))
 			continue
 		}
 		if !lane.alone && d.exchanges.isSlow(claim.EndpointID) {

@@ -98,6 +98,8 @@ type Dispatcher struct {
 	endpoints *endpointCache
 	exchanges *exchanges
 	circuits  *circuit.Watch
+	// leads are of requests that missed their slots after their steps, by endpoint, until its pacer is asked for other ones.
+	leads sync.Map
 
 	lifetime context.Context //nolint:containedctx // exchanges outlive the step that began them, and end with the process
 	end      context.CancelFunc

@@ -471,6 +471,9 @@ func (b *background) finished(result exchangeResult) {
 	outcome := b.d.outcome(result, b.d.jitter())
 	if outcome.State != delivery.Succeeded && outcome.State != delivery.HandedOver {
 		if !outcome.Attempted {
+			if outcome.Cause == delivery.CausePaced && outcome.Latency > 0 {
+				b.d.leads.Store(outcome.EndpointID, outcome.Latency)
+			}
 			return // the watchdog makes the attempt
 		}
 		outcome.State = delivery.Unmoved // RetryIn stays: the row is not due before

@@ -205,6 +205,32 @@ func TestARequestThatIsLateForItsSlotAsksForAnotherOne(t *testing.T) {
 	}
 }
 
+// Interleaving: the step does not wait for a slow endpoint, and its request misses the slot afterwards.
+func TestARequestThatIsLateAfterItsStepIsBegunSoonerTheNextTime(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, p *paced) {
+		p.connect = 1500 * time.Millisecond
+		_, err := p.d.Attempt(t.Context(), "inv-1", p.list(1, 0, 50*time.Millisecond))
+		require.NoError(t, err)
+		synctest.Wait() // it is open since a second: the endpoint is slow
+		p.connect = 200 * time.Millisecond
+		result, err := p.d.Attempt(t.Context(), "inv-2", p.list(1, 100*time.Millisecond, 50*time.Millisecond))
+		require.NoError(t, err)
+		require.Empty(t, result.Pace())
+		watchdog := result.FollowUps()
+		require.Len(t, watchdog, 1)
+		<-time.After(time.Second)
+		synctest.Wait()
+		require.Empty(t, p.started)
+		for _, wants := range []int64{200, 0} {
+			result, err = p.d.Attempt(t.Context(), "inv-3", watchdog[0].List)
+			require.NoError(t, err)
+			require.Len(t, result.Pace(), 1)
+			require.Equal(t, wants, result.Pace()[0].LeadMS, "the pacer is told once")
+		}
+	})
+}
+
 // Or what was parked would come back as what comes now, and a probe as what a half-open circuit parks.
 func TestWhatIsLateForItsSlotStaysWhatItWas(t *testing.T) {
 	t.Parallel()
