@@ -45,7 +45,7 @@ type config struct {
 	DisableAfter     time.Duration      `env:"ENDPOINT_DISABLE_AFTER" envDefault:"120h" desc:"how long an endpoint may fail without a success until a further failure disables it"`
 	MaxOpen          int                `env:"ENDPOINT_MAX_OPEN" envDefault:"32" desc:"how many requests of this worker to one endpoint may be under way at once; what is beyond waits without using an attempt"`
 	CircuitOpenAt    float64            `env:"CIRCUIT_OPEN_AT" envDefault:"0.5" unit:"0 to 1" desc:"the share of an endpoint's latest requests that must fail for it to be spared for a while; 0 spares none"`
-	CircuitProbe     time.Duration      `env:"CIRCUIT_PROBE_AFTER" envDefault:"5s" desc:"how long an endpoint is spared the first time until one delivery finds out how it is; each time that fails, the double, up to 5m"`
+	CircuitProbe     time.Duration      `env:"CIRCUIT_PROBE_AFTER" envDefault:"2s" desc:"how long an endpoint is spared the first time until one delivery finds out how it is; each time that fails, a quarter longer, up to 5m"`
 	IngressURL       string             `env:"RESTATE_INGRESS_URL" envDefault:"http://127.0.0.1:8080" desc:"Restate's ingress"`
 	Intake           string             `env:"INTAKE" envDefault:"batches" unit:"batches or subscription" desc:"who reads the topic: this worker, which hands over batches, or Restate's own subscription, one invocation per record"`
 	Reconciler       bool               `env:"RECONCILER" envDefault:"true" desc:"whether this worker may be the one that looks for what was lost"`

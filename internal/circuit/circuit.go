@@ -161,14 +161,15 @@ func (win *window) count(newest int64) (ok, failed int) { //nolint:nonamedreturn
 func numberOf(now time.Time) int64 { return now.UnixNano() / int64(Window/buckets) }
 
 // Wait is how long an endpoint is spared when its circuit opens, having opened that often since the endpoint was well: first,
-// then the double, up to LongestWait.
+// then a quarter more each time, up to LongestWait. So the end of an outage is noticed within about a quarter of its length;
+// with doubled waits it could be as long again.
 func Wait(first time.Duration, opens int) time.Duration {
 	wait := first
 	for range opens {
 		if wait >= LongestWait {
 			break
 		}
-		wait *= 2
+		wait += wait / 4
 	}
 	return min(wait, LongestWait)
 }

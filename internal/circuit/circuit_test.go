@@ -121,12 +121,12 @@ func TestAnEndpointWithoutRequestsIsForgotten(t *testing.T) {
 	require.Equal(t, 1, w.Endpoints())
 }
 
-func TestTheWaitDoublesUpToABound(t *testing.T) {
+func TestTheWaitGrowsByAQuarterUpToABound(t *testing.T) {
 	t.Parallel()
 	for opens, want := range map[int]time.Duration{
-		0: 5 * time.Second, 1: 10 * time.Second, 2: 20 * time.Second, 5: 160 * time.Second, 6: circuit.LongestWait, 1 << 30: circuit.LongestWait,
+		0: 4 * time.Second, 1: 5 * time.Second, 2: 6250 * time.Millisecond, 20: circuit.LongestWait, 1 << 30: circuit.LongestWait,
 	} {
-		require.Equal(t, want, circuit.Wait(5*time.Second, opens))
+		require.Equal(t, want, circuit.Wait(4*time.Second, opens))
 	}
 	require.Equal(t, circuit.LongestWait, circuit.Wait(time.Hour, 0))
 }
