@@ -124,7 +124,7 @@ func (d *Dispatcher) deliver(ctx context.Context, owner string, claims []deliver
 			done = append(done, outOfTurn(claim, lead))
 			continue
 		}
-		if !lane.alone && d.exchanges.isSlow(claim.EndpointID) {
+		if !lane.alone && d.exchanges.holdsUp(claim.EndpointID) {
 			// Whoever shares a batch with it would wait for it: its deliveries go to an Attempt of their own, or wait for room.
 			outcome := delivery.Outcome{
 				Key: claim.Key, Epoch: claim.Epoch, Number: claim.Number, State: delivery.Retrying, Cause: delivery.CauseNotStarted, Next: claim.Number,

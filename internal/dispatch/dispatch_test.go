@@ -453,9 +453,45 @@ func TestEndpointWithAnOverdueRequestLeavesTheBatchLane(t *testing.T) {
 	let()
 	require.Eventually(t, func() bool {
 		before := len(w.merchant.sent())
-		w.process(t, "inv-"+uuid.NewString(), newRef())
-		return len(w.merchant.sent()) > before
+		result := w.process(t, "inv-"+uuid.NewString(), newRef())
+		back := len(w.merchant.sent()) > before
+		for _, follow := range result.FollowUps() {
+			_, err := w.Attempt(t.Context(), "inv-"+uuid.NewString(), follow.List)
+			require.NoError(t, err)
+		}
+		return back
 	}, 5*time.Second, 10*time.Millisecond, "it answers again, and is back in the batch lane")
+}
+
+func TestAnEndpointThatHangsNowAndThenHoldsUpOneBatch(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	first := newRef()
+	_, let := w.merchant.hang(status(200))
+	w.process(t, "inv-1", first)
+	let()
+	require.Eventually(t, func() bool { return w.state(t, first) == "succeeded attempts=1" }, 5*time.Second, 5*time.Millisecond)
+
+	for i := range 2 { // nothing is open to it any more, each time
+		ref := newRef()
+		start := time.Now()
+		follow := w.process(t, fmt.Sprint("batch-", i), ref).FollowUps()
+		require.Less(t, time.Since(start), dispatch.Budget, "no other batch waits for it")
+		require.Len(t, follow, 1)
+		require.Zero(t, follow[0].Delay)
+		_, let := w.merchant.hang(status(200))
+		_, err := w.Attempt(t.Context(), fmt.Sprint("own-", i), follow[0].List)
+		require.NoError(t, err)
+		let()
+		require.Eventually(t, func() bool { return w.state(t, ref) == "succeeded attempts=1" }, 5*time.Second, 5*time.Millisecond)
+	}
+
+	ref := newRef()
+	follow := w.process(t, "inv-2", ref).FollowUps()
+	require.Len(t, follow, 1)
+	_, err := w.Attempt(t.Context(), "inv-3", follow[0].List)
+	require.NoError(t, err)
+	require.Empty(t, w.process(t, "inv-4", newRef()).FollowUps(), "a fast answer, and it is back")
 }
 
 // Interleaving: the step has let go; then the merchant answers 503, and later the watchdog comes.

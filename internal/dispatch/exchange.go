@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -70,7 +71,15 @@ type exchanges struct {
 	pens    map[uuid.UUID]*pen
 	bytes   int64 // held by all
 	overdue int64 // of those, by the ones that have outlived their step
+	// slow is when an endpoint's last request ended that took longer than a step waits, as long as none has been faster since.
+	slow map[uuid.UUID]time.Time
 }
+
+// How long, and of how many endpoints, it is remembered that they were slow: one that is forgotten holds up one more batch.
+const (
+	slowFor     = 10 * time.Minute
+	slowAtATime = 10_000
+)
 
 // pen is the bulkhead of one endpoint.
 type pen struct {
@@ -82,7 +91,7 @@ type pen struct {
 }
 
 func newExchanges(most int) *exchanges {
-	return &exchanges{most: most, open: map[delivery.Key]*exchange{}, pens: map[uuid.UUID]*pen{}}
+	return &exchanges{most: most, open: map[delivery.Key]*exchange{}, pens: map[uuid.UUID]*pen{}, slow: map[uuid.UUID]time.Time{}}
 }
 
 // isSlow reports whether the endpoint has a request open for longer than a step waits, or leaves others no room for as long.
@@ -91,6 +100,32 @@ func (x *exchanges) isSlow(endpoint uuid.UUID) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return x.pens[endpoint].isSlow()
+}
+
+// holdsUp reports whether a batch would wait for the endpoint, as far as is known: it is slow, or was when it last had a
+// request.
+func (x *exchanges) holdsUp(endpoint uuid.UUID) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	at, was := x.slow[endpoint]
+	return was && time.Since(at) < slowFor || x.pens[endpoint].isSlow()
+}
+
+// note remembers how long the exchange took. One that made no request is no sign of an endpoint that answers.
+func (x *exchanges) note(e *exchange, response deliver.Response) {
+	id := e.claim.EndpointID
+	switch {
+	case time.Since(e.begunAt) >= Budget:
+		if len(x.slow) >= slowAtATime {
+			maps.DeleteFunc(x.slow, func(_ uuid.UUID, at time.Time) bool { return time.Since(at) >= slowFor })
+		}
+		if len(x.slow) >= slowAtATime {
+			clear(x.slow)
+		}
+		x.slow[id] = time.Now()
+	case response.Cause != delivery.CauseNotStarted && response.Cause != delivery.CausePaced:
+		delete(x.slow, id)
+	}
 }
 
 // isFull reports whether it is slow, and takes no further request either.
@@ -293,6 +328,7 @@ func (x *exchanges) answered(e *exchange, response deliver.Response) (holder, de
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	e.answer = &response
+	x.note(e, response)
 	return e.holder, e.claim, x.leave(e)
 }
 
