@@ -234,7 +234,9 @@ func TestARetryOfAnEventSaysWhatBecomesOfEachDelivery(t *testing.T) {
 	require.Contains(t, stdout, "gets it when it is enabled")
 	require.Contains(t, stdout, "replay 1: 1 to send; 1 parked")
 	list := <-c.sent
-	require.Equal(t, delivery.AttemptList{EndpointID: c.endpoints[0], Number: 1, Tickets: []delivery.Ticket{{EventID: c.dead.ID, Generation: 1, Epoch: 1}}}, list)
+	require.Equal(t, delivery.AttemptList{
+		EndpointID: c.endpoints[0], Number: 1, Tickets: []delivery.Ticket{{EventID: c.dead.ID, Generation: 1, Epoch: 1}}, Backlog: true,
+	}, list, "behind what comes now")
 
 	stdout, _, err = c.retry(t, redrive.Selection{EventID: c.dead.ID}, nil)
 	require.Equal(t, fault.Conflict, fault.ClassOf(err))

@@ -84,7 +84,7 @@ func (d *Dispatcher) deliver(ctx context.Context, owner string, claims []deliver
 		d: d, owner: owner, claimedAt: claimedAt, lane: lane, slots: slots, budget: Budget, jitters: map[jitterKey]float64{},
 		events: make(chan batchEvent, len(claims)), // each claim ends once: who tells the batch never waits for it
 	}
-	if lane.alone && d.exchanges.isSlow(claims[0].EndpointID) {
+	if lane.alone && d.exchanges.lags(claims[0].EndpointID) {
 		b.budget = hangingBudget // all claims of an Attempt are of one endpoint
 	}
 	var (

@@ -463,6 +463,24 @@ func TestEndpointWithAnOverdueRequestLeavesTheBatchLane(t *testing.T) {
 	}, 5*time.Second, 10*time.Millisecond, "it answers again, and is back in the batch lane")
 }
 
+// One that has never answered may be any: the first batch waits for it, and those that come meanwhile do not.
+func TestWhileAnEndpointTakesLongerThanUsualNoOtherBatchWaitsForIt(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	posted, let := w.merchant.hang(status(200))
+	first := make(chan dispatch.Result, 1)
+	go func() { first <- w.process(t, "inv-1", newRef()) }()
+	<-posted
+	var result dispatch.Result
+	require.Eventually(t, func() bool {
+		result = w.process(t, "inv-"+uuid.NewString(), newRef())
+		return len(result.FollowUps()) == 1
+	}, dispatch.Budget/2, time.Millisecond, "long before the first one's second is over")
+	require.Zero(t, result.FollowUps()[0].Delay)
+	let()
+	require.Equal(t, delivery.Succeeded, (<-first).Deliveries[0].State)
+}
+
 func TestAnEndpointThatHangsNowAndThenHoldsUpOneBatch(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -73,7 +73,17 @@ type exchanges struct {
 	overdue int64 // of those, by the ones that have outlived their step
 	// slow is when an endpoint's last request ended that took longer than a step waits, as long as none has been faster since.
 	slow map[uuid.UUID]time.Time
+	// usual is how long an endpoint takes to answer, the mean of about its last four answers.
+	usual map[uuid.UUID]time.Duration
 }
+
+// An endpoint holds a batch up when its oldest open request is older than unusual times what it usually takes, but for
+// leastPatience. One that has not answered yet could be any: else the first second of many endpoints that hang would take
+// all the batches that there may be.
+const (
+	unusual       = 4
+	leastPatience = 50 * time.Millisecond
+)
 
 // How long, and of how many endpoints, it is remembered that they were slow: one that is forgotten holds up one more batch.
 const (
@@ -91,29 +101,51 @@ type pen struct {
 }
 
 func newExchanges(most int) *exchanges {
-	return &exchanges{most: most, open: map[delivery.Key]*exchange{}, pens: map[uuid.UUID]*pen{}, slow: map[uuid.UUID]time.Time{}}
+	return &exchanges{most: most, open: map[delivery.Key]*exchange{}, pens: map[uuid.UUID]*pen{}, slow: map[uuid.UUID]time.Time{}, usual: map[uuid.UUID]time.Duration{}}
 }
 
-// isSlow reports whether the endpoint has a request open for longer than a step waits, or leaves others no room for as long.
-// Then nobody waits for it.
-func (x *exchanges) isSlow(endpoint uuid.UUID) bool {
+// lags reports whether the endpoint takes longer right now than is usual for it. Then nobody waits for it.
+func (x *exchanges) lags(endpoint uuid.UUID) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return x.pens[endpoint].isSlow()
+	return x.lagsNow(endpoint)
 }
 
-// holdsUp reports whether a batch would wait for the endpoint, as far as is known: it is slow, or was when it last had a
+func (x *exchanges) lagsNow(endpoint uuid.UUID) bool {
+	p := x.pens[endpoint]
+	return p.isSlow() || p.age() >= min(Budget, max(leastPatience, unusual*x.usual[endpoint]))
+}
+
+// holdsUp reports whether a batch would wait for the endpoint, as far as is known: it lags, or was slow when it last had a
 // request.
 func (x *exchanges) holdsUp(endpoint uuid.UUID) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	at, was := x.slow[endpoint]
-	return was && time.Since(at) < slowFor || x.pens[endpoint].isSlow()
+	return was && time.Since(at) < slowFor || x.lagsNow(endpoint)
+}
+
+// age is how long the oldest request has been open.
+func (p *pen) age() time.Duration {
+	if p == nil || p.begun.Len() == 0 {
+		return 0
+	}
+	return time.Since(exchangeOf(p.begun.Front()).begunAt)
 }
 
 // note remembers how long the exchange took. One that made no request is no sign of an endpoint that answers.
 func (x *exchanges) note(e *exchange, response deliver.Response) {
 	id := e.claim.EndpointID
+	if response.StatusCode != 0 {
+		took, before := time.Since(e.begunAt), x.usual[id]
+		if before == 0 {
+			if len(x.usual) >= slowAtATime {
+				clear(x.usual)
+			}
+			before = took
+		}
+		x.usual[id] = before + (took-before)/4
+	}
 	switch {
 	case time.Since(e.begunAt) >= Budget:
 		if len(x.slow) >= slowAtATime {
@@ -141,10 +173,7 @@ func (p *pen) isSlow() bool {
 	if p == nil {
 		return false
 	}
-	if oldest := p.begun.Front(); oldest != nil && time.Since(exchangeOf(oldest).begunAt) >= Budget {
-		return true
-	}
-	return !p.full.IsZero() && time.Since(p.full) < Budget
+	return p.age() >= Budget || !p.full.IsZero() && time.Since(p.full) < Budget
 }
 
 func exchangeOf(element *list.Element) *exchange {
