@@ -14,6 +14,9 @@ const (
 	farAbove = 4
 	// turnsAtOnce is the part of a second's creations that a merchant may bring at once.
 	turnsAtOnce = 10
+	// together is how far apart turns are that are waited for: what commits together travels in one batch, which costs
+	// little more than one event.
+	together = 50 * time.Millisecond
 )
 
 // turns keep a merchant that creates far more than the others from delaying them: what it creates goes through the same
@@ -86,6 +89,9 @@ func (t *turns) next(ctx context.Context, merchant string, now time.Time) (turn 
 		return turn, false
 	}
 	l.free = turn
+	if turn.After(now) {
+		turn = turn.Truncate(together).Add(together)
+	}
 	return turn, true
 }
 
