@@ -717,7 +717,7 @@ type silent struct{ *postgres.Ledger }
 
 func (l silent) Plan(ctx context.Context, owner, route string, refs []event.Ref) ([]delivery.Claim, delivery.Planned, error) {
 	claims, planned, err := l.Ledger.Plan(ctx, owner, route, refs)
-	planned.Wake = nil
+	planned.Wake, planned.Ask = nil, nil
 	return claims, planned, err
 }
 
