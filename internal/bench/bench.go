@@ -301,7 +301,7 @@ func (o Options) drive(ctx context.Context, publisher *load.Publisher, receiver 
 	if _, err := load.Settle(ctx, receiver.unique, cmp.Or(want, published.Accepted), settleInterval, o.patience); err != nil {
 		return published, err
 	}
-	return published, wait(ctx, trailing)
+	return published, load.Wait(ctx, trailing)
 }
 
 func (o Options) progress(format string, args ...any) {

@@ -65,7 +65,7 @@ func compare(ctx context.Context, o Options, times int, pause time.Duration, run
 	for i := range times {
 		for _, troubled := range []bool{true, false} {
 			if len(c.With) > 0 {
-				if err := wait(ctx, pause); err != nil {
+				if err := load.Wait(ctx, pause); err != nil {
 					return c, err
 				}
 			}
@@ -84,17 +84,6 @@ func compare(ctx context.Context, o Options, times int, pause time.Duration, run
 	}
 	c.judge()
 	return c, nil
-}
-
-func wait(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
-	}
 }
 
 func (c *Comparison) judge() {

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"github.com/hookline/hookline/internal/load"
 )
 
 const (
@@ -112,7 +114,7 @@ func (c *clients) insist(ctx context.Context, method, url string, body []byte, k
 		c.mu.Lock()
 		c.failures = append(c.failures, failure{time.Now(), status, err})
 		c.mu.Unlock()
-		if err := pause(ctx, askAgain); err != nil {
+		if err := load.Wait(ctx, askAgain); err != nil {
 			return object, err
 		}
 	}
@@ -159,16 +161,4 @@ func (c *clients) count() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return len(c.acknowledged)
-}
-
-// pause waits, unless ctx ends first.
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
-	}
 }

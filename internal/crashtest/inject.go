@@ -14,6 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/hookline/hookline/internal/load"
 	"github.com/hookline/hookline/internal/stack"
 )
 
@@ -23,7 +24,7 @@ const slot = "hookline_relay"
 // inject waits until the load is under way and does what is to be done. When it returns, everything runs again.
 func (r *run) inject(ctx context.Context) error {
 	lead := min(3*time.Second, time.Duration(0.3*float64(r.o.Payments)/r.o.Rate*float64(time.Second)))
-	if err := pause(ctx, lead); err != nil {
+	if err := load.Wait(ctx, lead); err != nil {
 		return err
 	}
 	if !r.o.Random {
@@ -34,7 +35,7 @@ func (r *run) inject(ctx context.Context) error {
 			return err
 		}
 		calm := time.Duration(3000+r.random.IntN(7000)) * time.Millisecond
-		if err := pause(ctx, min(calm, time.Until(end))); err != nil {
+		if err := load.Wait(ctx, min(calm, time.Until(end))); err != nil {
 			return err
 		}
 	}
@@ -137,7 +138,7 @@ func (r *run) kill(ctx context.Context, name, as string, down time.Duration) err
 	if err != nil {
 		return err
 	}
-	if err := pause(ctx, down); err != nil {
+	if err := load.Wait(ctx, down); err != nil {
 		return err
 	}
 	if err := r.up(ctx); err != nil {
@@ -153,7 +154,7 @@ func (r *run) killEach(ctx context.Context) error {
 		if err := r.kill(ctx, name, kindKill+":"+name, 0); err != nil {
 			return err
 		}
-		if err := pause(ctx, time.Second); err != nil {
+		if err := load.Wait(ctx, time.Second); err != nil {
 			return err
 		}
 	}
@@ -223,7 +224,7 @@ func (r *run) freeze(ctx context.Context, f Fault) (err error) {
 		if time.Since(frozen) > probing {
 			return fmt.Errorf("%s does not stop", f.Target)
 		}
-		if err := pause(ctx, 10*time.Millisecond); err != nil {
+		if err := load.Wait(ctx, 10*time.Millisecond); err != nil {
 			return err
 		}
 	}
@@ -231,7 +232,7 @@ func (r *run) freeze(ctx context.Context, f Fault) (err error) {
 	for time.Since(frozen) < r.o.Freeze-probing {
 		if err := probe(ctx, status, f.Target); err != nil {
 			silent++
-			if err := pause(ctx, 100*time.Millisecond); err != nil {
+			if err := load.Wait(ctx, 100*time.Millisecond); err != nil {
 				return err
 			}
 		} else {
@@ -241,7 +242,7 @@ func (r *run) freeze(ctx context.Context, f Fault) (err error) {
 	if answered > 0 || !victim.stopped() {
 		r.find("the frozen %s answered %d of %d times", f.Target, answered, answered+silent)
 	}
-	if err := pause(ctx, r.o.Freeze-time.Since(frozen)); err != nil {
+	if err := load.Wait(ctx, r.o.Freeze-time.Since(frozen)); err != nil {
 		return err
 	}
 	r.say("    %s did not answer %d times in %.1f s, and wakes", f.Target, silent, time.Since(frozen).Seconds())
@@ -269,7 +270,7 @@ func (r *run) crashLoop(ctx context.Context, f Fault) error {
 		return err
 	}
 	for i := range loopKills {
-		if err := pause(ctx, loopInterval); err != nil {
+		if err := load.Wait(ctx, loopInterval); err != nil {
 			return err
 		}
 		p, err := r.records.progress(ctx, r.merchants)
@@ -304,7 +305,7 @@ func (r *run) dropSlot(ctx context.Context, f Fault) error {
 		return err
 	}
 	before := r.clients.count()
-	if err := pause(ctx, 3*time.Second); err != nil {
+	if err := load.Wait(ctx, 3*time.Second); err != nil {
 		return err
 	}
 	r.say("    %d payments and refunds without a slot", r.clients.count()-before)
@@ -340,7 +341,7 @@ func (r *run) resetGroup(ctx context.Context, f Fault) error {
 	}
 	over := r.fault(f.String())
 	defer over()
-	if err := pause(ctx, 3*time.Second); err != nil {
+	if err := load.Wait(ctx, 3*time.Second); err != nil {
 		return err
 	}
 	client, err := kgo.NewClient(r.topic().Options()...)
@@ -413,7 +414,7 @@ func (r *run) longTransaction(ctx context.Context, f Fault) (err error) {
 		return r.receipts.unique[id], nil
 	})
 	took := time.Since(skipped)
-	if err := pause(ctx, time.Second); err != nil { // until the look that found it is told of
+	if err := load.Wait(ctx, time.Second); err != nil { // until the look that found it is told of
 		return err
 	}
 	r.mu.Lock()
@@ -428,7 +429,7 @@ func (r *run) longTransaction(ctx context.Context, f Fault) (err error) {
 	if seen == 0 {
 		r.find("the reconciler did not count the event whose record was kept out of the topic")
 	}
-	if err := pause(ctx, r.o.Hold-time.Since(opened)); err != nil {
+	if err := load.Wait(ctx, r.o.Hold-time.Since(opened)); err != nil {
 		return err
 	}
 	if _, err := conn.Exec(ctx, "commit"); err != nil {

@@ -19,6 +19,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/hookline/hookline/internal/load"
 	"github.com/hookline/hookline/internal/stack/process"
 )
 
@@ -85,7 +86,7 @@ func (s *old) test(ctx context.Context) (Result, error) {
 		posts, driving := errgroup.WithContext(driving)
 		for i := range s.Payments {
 			due := began.Add(time.Duration(float64(i) / s.Rate * float64(time.Second)))
-			if err := pause(driving, time.Until(due)); err != nil {
+			if err := load.Wait(driving, time.Until(due)); err != nil {
 				return errors.Join(posts.Wait(), err)
 			}
 			posts.Go(func() error { return clients.pay(driving, i, "old", false) })

@@ -133,7 +133,7 @@ func (r *run) test(ctx context.Context) (Result, error) {
 		if err := r.inject(driving); err != nil {
 			return err
 		}
-		return pause(driving, 2*time.Second) // of load after the fault: recovery is seen by it
+		return load.Wait(driving, 2*time.Second) // of load after the fault: recovery is seen by it
 	})
 	err := group.Wait()
 	if r.o.HangOne {
@@ -318,7 +318,7 @@ func (r *run) drive(ctx context.Context) error {
 			default:
 			}
 		}
-		if err := pause(ctx, time.Until(next)); err != nil {
+		if err := load.Wait(ctx, time.Until(next)); err != nil {
 			return errors.Join(group.Wait(), err)
 		}
 		next = next.Add(time.Duration(float64(time.Second) / rate))
@@ -361,7 +361,7 @@ func await(ctx context.Context, what string, within time.Duration, condition fun
 		if time.Now().After(deadline) {
 			return errors.Join(fmt.Errorf("waiting until %s: it did not come true within %s", what, within), err)
 		}
-		if err := pause(ctx, 20*time.Millisecond); err != nil {
+		if err := load.Wait(ctx, 20*time.Millisecond); err != nil {
 			return err
 		}
 	}
@@ -448,7 +448,7 @@ func (r *run) settle(ctx context.Context) (bool, error) {
 		now := state{p, r.receipts.count(), report.Unaccounted}
 		if err == nil && p.Planned >= p.Committed && p.Open == 0 && now.received >= p.Committed &&
 			fresh && report.Leading && report.Unaccounted == 0 && report.Unplanned == 0 {
-			return true, pause(ctx, 2*time.Second) // what would come once more has the time to come
+			return true, load.Wait(ctx, 2*time.Second) // what would come once more has the time to come
 		}
 		if now != last {
 			last, moved = now, time.Now()
@@ -456,7 +456,7 @@ func (r *run) settle(ctx context.Context) (bool, error) {
 			r.say("nothing has moved for %s: %+v, reconciler %+v (fresh: %t): %v", r.o.patience, now, report, fresh, err)
 			return false, nil
 		}
-		if err := pause(ctx, 300*time.Millisecond); err != nil {
+		if err := load.Wait(ctx, 300*time.Millisecond); err != nil {
 			return false, err
 		}
 	}

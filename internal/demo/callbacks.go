@@ -364,7 +364,7 @@ func (c *callbacks) settle(ctx context.Context) error {
 			c.say("%s", line)
 		}
 		if right == len(c.paid) && account.Lost == 0 {
-			return wait(ctx, trailing)
+			return load.Wait(ctx, trailing)
 		}
 		if time.Since(moved) >= c.patience {
 			return nil

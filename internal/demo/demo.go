@@ -255,18 +255,7 @@ func (w *watch) follow(ctx context.Context, created <-chan struct{}) error {
 		case <-tick.C:
 		}
 	}
-	return wait(ctx, trailing)
-}
-
-func wait(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
-	}
+	return load.Wait(ctx, trailing)
 }
 
 func (w *watch) create(ctx context.Context) error {

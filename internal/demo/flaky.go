@@ -258,7 +258,7 @@ func (f *flaky) run(ctx context.Context) error {
 		defer close(created)
 		return f.create(ctx)
 	})
-	group.Go(func() error { return f.follow(ctx, created) })
+	group.Go(func() error { return f.follow(ctx, created, f.look) })
 	return group.Wait()
 }
 
@@ -299,43 +299,10 @@ func (f *flaky) note(answer []byte) {
 	f.paid[payment.MerchantID] = append(f.paid[payment.MerchantID], payment.ID)
 }
 
-// follow watches until every webhook has arrived and the ledger knows it, or nothing has happened for too long.
-func (f *flaky) follow(ctx context.Context, created <-chan struct{}) error {
-	tick := time.NewTicker(interval)
-	defer tick.Stop()
-	var last string
-	var said time.Time
-	for moved := time.Now(); ; {
-		complete := false // asked before the look, which then sees all there will ever be
-		select {
-		case <-created:
-			complete = true
-		default:
-		}
-		now, err := f.account(ctx)
-		if err != nil {
-			return err
-		}
-		settled := complete && now.settled()
-		if line := now.progress(); line != last {
-			moved = time.Now()
-			if settled || moved.Sub(said) >= telling {
-				last, said = line, moved
-				fmt.Fprintf(f.Out, "  %5.1f s  %s\n", now.Seconds, line)
-			}
-		}
-		if settled {
-			return wait(ctx, trailing)
-		}
-		if complete && time.Since(moved) >= f.patience {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-tick.C:
-		}
-	}
+// look asks how far it is.
+func (f *flaky) look(ctx context.Context) (look, error) {
+	now, err := f.account(ctx)
+	return look{seconds: now.Seconds, line: now.progress(), settled: now.settled()}, err
 }
 
 // progress is a line on how far it is.

@@ -312,7 +312,7 @@ func (f *flood) phase(ctx context.Context, seconds int, flooding func(context.Co
 	if err := arrived(ctx, want); err != nil {
 		return FloodPhase{}, err
 	}
-	if err := wait(ctx, 2*trailing); err != nil { // duplicates of a flood take their time
+	if err := load.Wait(ctx, 2*trailing); err != nil { // duplicates of a flood take their time
 		return FloodPhase{}, err
 	}
 	phase, err := f.account(ctx)

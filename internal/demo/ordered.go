@@ -143,7 +143,7 @@ func runOrdered(ctx context.Context, o Options) (_ Outcome, err error) {
 		defer close(created)
 		return r.create(running)
 	})
-	group.Go(func() error { return r.follow(running, created) })
+	group.Go(func() error { return r.follow(running, created, r.look) })
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}
@@ -223,50 +223,23 @@ func (r *ordered) walk(ctx context.Context, created []byte) error {
 	return nil
 }
 
-// follow watches until every webhook has arrived, or nothing has happened for too long.
-func (r *ordered) follow(ctx context.Context, created <-chan struct{}) error {
-	tick := time.NewTicker(interval)
-	defer tick.Stop()
-	var last string
-	var said time.Time
-	for moved := time.Now(); ; {
-		complete := false // asked before the look, which then sees all there will ever be
-		select {
-		case <-created:
-			complete = true
-		default:
-		}
-		now, err := r.account(ctx)
-		if err != nil {
-			return err
-		}
-		states, err := r.db.States(ctx, r.endpoints)
-		if err != nil {
-			return err
-		}
-		r.most = max(r.most, states[delivery.Waiting])
-		settled := complete && now.Delivered == now.Created && now.Parallel.Delivered == now.Parallel.Created
-		line := fmt.Sprintf("in order %d/%d, %d wait; parallel %d/%d, %d out of order", now.Delivered, now.Created, states[delivery.Waiting],
-			now.Parallel.Delivered, now.Parallel.Created, now.Parallel.OrderViolations)
-		if line != last {
-			moved = time.Now()
-			if settled || moved.Sub(said) >= telling {
-				last, said = line, moved
-				fmt.Fprintf(r.Out, "  %5.1f s  %s\n", now.Seconds, line)
-			}
-		}
-		if settled {
-			return wait(ctx, trailing)
-		}
-		if complete && time.Since(moved) >= r.patience {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-tick.C:
-		}
+// look asks how far it is, and notes how many versions wait.
+func (r *ordered) look(ctx context.Context) (look, error) {
+	now, err := r.account(ctx)
+	if err != nil {
+		return look{}, err
 	}
+	states, err := r.db.States(ctx, r.endpoints)
+	if err != nil {
+		return look{}, err
+	}
+	r.most = max(r.most, states[delivery.Waiting])
+	return look{
+		seconds: now.Seconds,
+		line: fmt.Sprintf("in order %d/%d, %d wait; parallel %d/%d, %d out of order", now.Delivered, now.Created, states[delivery.Waiting],
+			now.Parallel.Delivered, now.Parallel.Created, now.Parallel.OrderViolations),
+		settled: now.Delivered == now.Created && now.Parallel.Delivered == now.Parallel.Created,
+	}, nil
 }
 
 // account asks the database for what was committed, and the merchants for what they accepted.

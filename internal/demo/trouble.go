@@ -166,7 +166,7 @@ func (d *ordeal) run(ctx context.Context) error {
 		return d.create(ctx)
 	})
 	group.Go(func() error {
-		if err := wait(ctx, d.from-d.clock()); err != nil {
+		if err := load.Wait(ctx, d.from-d.clock()); err != nil {
 			return err
 		}
 		fmt.Fprintf(d.Out, "  %5.1f s  %d of the merchants misbehave from now on\n", d.clock().Seconds(), d.ill)
@@ -174,7 +174,7 @@ func (d *ordeal) run(ctx context.Context) error {
 		if err := d.behave(ctx, d.behaviour); err != nil {
 			return err
 		}
-		if err := wait(ctx, d.to-d.clock()); err != nil {
+		if err := load.Wait(ctx, d.to-d.clock()); err != nil {
 			return err
 		}
 		if err := d.behave(ctx, simulator.Behaviour{}); err != nil {

@@ -28,3 +28,15 @@ func Settle(ctx context.Context, count func() int, want int, interval, patience 
 		}
 	}
 }
+
+// Wait waits for d, unless ctx ends first, which is its only error.
+func Wait(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}
