@@ -529,8 +529,8 @@ type background struct {
 func (*background) lost(delivery.Key) {}
 
 // finished records a 2xx, and a hand-over that Svix accepted, as any other: the second counts only while the claim holds. A
-// failure counts, and leaves the owner to the watchdog, which alone schedules the
-// next attempt; should it never come, the row is overdue when the schedule says so, and not before.
+// failure counts, and leaves the owner to the watchdog, which alone schedules the next attempt; should it never come, the
+// row is overdue when the schedule says so, and not before.
 func (b *background) finished(result exchangeResult) {
 	defer b.d.exchanges.forget(result.of)
 	outcome := b.d.outcome(result, b.d.jitter())
