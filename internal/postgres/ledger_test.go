@@ -651,6 +651,25 @@ func TestBuryKeepsARecordOnce(t *testing.T) {
 	require.Equal(t, 2, b.count(t, "select count(*) from delivery.dead_records"))
 }
 
+// Planning takes longer than most of the statements do.
+func TestLedgerStatementsArePlannedOnce(t *testing.T) {
+	t.Parallel()
+	b := newBooks(t)
+	for i := range 4 {
+		b.planOne(t, fmt.Sprint("inv-", i))
+	}
+	seen := 0
+	for _, conn := range b.pool.AcquireAllIdle(t.Context()) {
+		var generic, custom int
+		require.NoError(t, conn.QueryRow(t.Context(),
+			"select coalesce(sum(generic_plans), 0), coalesce(sum(custom_plans), 0) from pg_prepared_statements where statement like '%insert into delivery.%' and statement not like '%pg_prepared%'").Scan(&generic, &custom))
+		conn.Release()
+		seen += generic
+		require.Zero(t, custom)
+	}
+	require.Equal(t, 4, seen)
+}
+
 // The ledger's tables grow for ever; its statements must not.
 func TestLedgerStatementsReadThroughKeys(t *testing.T) {
 	t.Parallel()
