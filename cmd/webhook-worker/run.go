@@ -65,7 +65,8 @@ func run(ctx context.Context, cfg config, log *slog.Logger) error {
 	calls := restate.NewClient(cfg.IngressURL, intake.MaxInFlight)
 	defer calls.Close()
 	plans := dispatch.Config{
-		Route: cfg.DefaultRoute, Schedule: cfg.RetrySchedule, Jitter: cfg.RetryJitter, WakeFunc: calls.Wake,
+		Route: cfg.DefaultRoute, Schedule: cfg.RetrySchedule, Jitter: cfg.RetryJitter,
+		WakeFunc: calls.Wake, DrainFunc: calls.WakeDrainer, WatchFunc: calls.SendAttemptIn,
 		MaxOpen: cfg.MaxOpen, OpenAt: cfg.CircuitOpenAt, ProbeAfter: cfg.CircuitProbe,
 	}
 	var handOvers *svix.Client // nil where there are no settings for it

@@ -104,20 +104,47 @@ func (w *Watch) Observe(endpoint uuid.UUID, s Sample, now time.Time) Verdict {
 		return Unchanged
 	}
 	ok, failed := win.count(number)
+	switch {
+	case !s.OK && w.isBad(s, ok, failed, win.row):
+		return Open
+	case s.OK && float64(failed) < w.openAt*float64(ok+failed) && s.Opens > 0 && now.Sub(s.Since) >= Window:
+		return Well
+	}
+	return Unchanged
+}
+
+// Stalled says what it means that so many requests of the time in the endpoint's life that s names are open for far longer than
+// usual, and that nothing was answered since they began: as much as if they had failed. s.OK is of no interest. The verdict is
+// repeated until Ruled.
+func (w *Watch) Stalled(endpoint uuid.UUID, s Sample, requests int, now time.Time) Verdict {
+	if w.openAt <= 0 || requests == 0 {
+		return Unchanged
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	win := w.byID[endpoint]
+	if win == nil || s.Since.After(win.since) {
+		win = &window{since: s.Since}
+		w.byID[endpoint] = win
+	}
+	if win.ruled || s.Since.Before(win.since) {
+		return Unchanged
+	}
+	ok, failed := win.count(numberOf(now))
+	if w.isBad(s, ok, failed+requests, win.row+requests) {
+		return Open
+	}
+	return Unchanged
+}
+
+// isBad reports whether the endpoint fails: by its share of enough requests, or by how many failed in a row, where it was well
+// until now and the share would say so for half a window.
+func (w *Watch) isBad(s Sample, ok, failed, row int) bool {
 	few := Samples
 	if s.Opens > 0 {
 		few = samplesAgain
 	}
-	bad := float64(failed) >= w.openAt*float64(ok+failed)
-	switch {
-	case !s.OK && bad && ok+failed >= few:
-		return Open
-	case !s.OK && min(win.row, failed) >= Samples:
-		return Open // it was well until now, and the share would say so for half a window
-	case s.OK && !bad && s.Opens > 0 && now.Sub(s.Since) >= Window:
-		return Well
-	}
-	return Unchanged
+	return ok+failed >= few && float64(failed) >= w.openAt*float64(ok+failed) || min(row, failed) >= Samples
 }
 
 // Ruled ends the verdicts about an endpoint until its circuit changes: what was to be done about the one is done.

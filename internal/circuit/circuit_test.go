@@ -48,6 +48,32 @@ func TestACircuitOpensAfterARowOfFailuresHoweverManySucceededBefore(t *testing.T
 	require.Equal(t, circuit.Open, w.Observe(id, failed, start))
 }
 
+func TestRequestsThatStallCountAsFailures(t *testing.T) {
+	t.Parallel()
+	sample, later := circuit.Sample{Since: start}, circuit.Sample{Since: start.Add(time.Second), Opens: 1}
+	w, id := circuit.NewWatch(half), uuid.New()
+	for range 2 { // looking is no sample
+		require.Equal(t, circuit.Unchanged, w.Stalled(id, sample, circuit.Samples-1, start))
+	}
+	require.Equal(t, circuit.Open, w.Stalled(id, sample, circuit.Samples, start))
+	require.Equal(t, circuit.Open, w.Stalled(id, sample, circuit.Samples, start), "nobody has written it down")
+	w.Ruled(id, start)
+	require.Equal(t, circuit.Unchanged, w.Stalled(id, sample, circuit.Samples, start))
+
+	require.Equal(t, circuit.Unchanged, w.Stalled(id, later, 2, start))
+	require.Equal(t, circuit.Open, w.Stalled(id, later, 3, start), "it has opened before")
+	require.Equal(t, circuit.Unchanged, w.Stalled(id, sample, 100, start), "of another time of the endpoint")
+
+	id = uuid.New()
+	for range 100 * circuit.Samples {
+		w.Observe(id, circuit.Sample{Since: start, OK: true}, start)
+	}
+	w.Observe(id, sample, start)
+	require.Equal(t, circuit.Unchanged, w.Stalled(id, sample, circuit.Samples-2, start))
+	require.Equal(t, circuit.Open, w.Stalled(id, sample, circuit.Samples-1, start), "with the one that failed they are a row")
+	require.Equal(t, circuit.Unchanged, circuit.NewWatch(0).Stalled(id, sample, circuit.Samples, start))
+}
+
 func TestWhatIsOlderThanTheWindowDoesNotCount(t *testing.T) {
 	t.Parallel()
 	w, id := circuit.NewWatch(half), uuid.New()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,8 +24,10 @@ type batch struct {
 	lane      lane
 	budget    time.Duration
 	slots     slots
-	events    chan batchEvent
-	changed   []uuid.UUID // endpoints whose circuit changed by the batch's outcomes
+	// hasty are the claims that are not waited for, as their endpoints hang: they are let go when all others have ended.
+	hasty   map[delivery.Key]bool
+	events  chan batchEvent
+	changed []uuid.UUID // endpoints whose circuit changed by the batch's outcomes
 
 	mu      sync.Mutex
 	jitters map[jitterKey]float64
@@ -82,6 +85,7 @@ func (d *Dispatcher) deliver(ctx context.Context, owner string, claims []deliver
 	}
 	b := &batch{
 		d: d, owner: owner, claimedAt: claimedAt, lane: lane, slots: slots, budget: Budget, jitters: map[jitterKey]float64{},
+		hasty:  map[delivery.Key]bool{},
 		events: make(chan batchEvent, len(claims)), // each claim ends once: who tells the batch never waits for it
 	}
 	if lane.alone && d.exchanges.lags(claims[0].EndpointID) {
@@ -124,16 +128,11 @@ func (d *Dispatcher) deliver(ctx context.Context, owner string, claims []deliver
 			done = append(done, outOfTurn(claim, lead))
 			continue
 		}
-		if !lane.alone && d.exchanges.holdsUp(claim.EndpointID) {
-			// Whoever shares a batch with it would wait for it: its deliveries go to an Attempt of their own, or wait for room.
-			outcome := delivery.Outcome{
-				Key: claim.Key, Epoch: claim.Epoch, Number: claim.Number, State: delivery.Retrying, Cause: delivery.CauseNotStarted, Next: claim.Number,
+		if !lane.alone {
+			if outcome, is := b.sidelined(claim, endpoint); is {
+				done = append(done, outcome)
+				continue
 			}
-			if d.exchanges.isFull(claim.EndpointID) {
-				outcome = noRoom(outcome)
-			}
-			done = append(done, outcome)
-			continue
 		}
 		open[claim.Key] = claim
 		p := payload.found[claim.Event.EventID]
@@ -150,10 +149,36 @@ func (d *Dispatcher) deliver(ctx context.Context, owner string, claims []deliver
 		d.running.Go(func() { b.await(late, endpoints) })
 	}
 	lines := withLimits(b.gather(done, open, endpoints), endpoints, lane)
+	d.watch(lines)
 	so.Deliveries = append(so.Deliveries, lines...)
 	d.wakeAfter(&so, lines, claims, endpoints)
 	so.drain(lines, b.changed...)
 	return so, nil
+}
+
+// sidelined says what becomes of a claim of a batch whose endpoint takes no request, or longer than usual. To one that hangs the
+// batch makes the request, and does not wait for it.
+func (b *batch) sidelined(claim delivery.Claim, endpoint delivery.Endpoint) (delivery.Outcome, bool) {
+	outcome := delivery.Outcome{Key: claim.Key, Epoch: claim.Epoch, Number: claim.Number}
+	x := b.d.exchanges
+	if !x.hangs(claim.EndpointID) {
+		// Whoever shares a batch with it might wait for it: its deliveries go to an Attempt of their own.
+		outcome.State, outcome.Cause, outcome.Next = delivery.Retrying, delivery.CauseNotStarted, claim.Number
+		return outcome, x.lags(claim.EndpointID)
+	}
+	switch {
+	case x.has(claim.Key): // it is joined, whatever the endpoint takes
+	case slices.Contains(b.changed, claim.EndpointID) || b.d.hasStalled(endpoint):
+		if !slices.Contains(b.changed, claim.EndpointID) {
+			b.changed = append(b.changed, claim.EndpointID)
+		}
+		outcome.State, outcome.Cause = delivery.Parked, delivery.CauseCircuitOpen
+		return outcome, true
+	case x.isFull(claim.EndpointID):
+		return noRoom(outcome), true
+	}
+	b.hasty[claim.Key] = true
+	return outcome, false
 }
 
 // gather waits for the open claims, at most as long as the budget, and writes outcomes down in groups.
@@ -195,7 +220,12 @@ func (b *batch) gather(done []delivery.Outcome, open map[delivery.Key]delivery.C
 	if len(done) > 0 {
 		flush.Reset(flushWithin)
 	}
+	hurries := false
 	for len(open) > 0 {
+		if !hurries && b.isHasty(open) {
+			hurries = true
+			budget.Reset(flushWithin)
+		}
 		select {
 		case e := <-b.events:
 			delete(open, e.key)
@@ -213,10 +243,15 @@ func (b *batch) gather(done []delivery.Outcome, open map[delivery.Key]delivery.C
 			for key := range open {
 				keys = append(keys, key)
 			}
-			overdue, unstarted, queued := b.d.exchanges.letGo(keys, b, &background{d: b.d, owner: b.owner}, b.lane.alone)
+			dialling := func(key delivery.Key) bool { return b.lane.alone || b.hasty[key] }
+			overdue, unstarted, queued := b.d.exchanges.letGo(keys, b, &background{d: b.d, owner: b.owner}, dialling)
 			for _, key := range overdue {
 				// A watchdog looks when the exchange, which began about a budget ago, must have ended.
-				letGo(key, delivery.CauseOpen, endpoints[key.EndpointID].Timeout+watchdogMargin-b.budget)
+				begun := b.budget
+				if b.hasty[key] {
+					begun = 0
+				}
+				letGo(key, delivery.CauseOpen, endpoints[key.EndpointID].Timeout+watchdogMargin-begun)
 			}
 			for _, key := range unstarted {
 				letGo(key, delivery.CauseNotStarted, 0)
@@ -231,6 +266,19 @@ func (b *batch) gather(done []delivery.Outcome, open map[delivery.Key]delivery.C
 	b.d.metrics.stepSeconds.Observe(time.Since(started).Seconds())
 	write()
 	return lines
+}
+
+// isHasty reports whether none of the open claims is to be waited for.
+func (b *batch) isHasty(open map[delivery.Key]delivery.Claim) bool {
+	if len(b.hasty) == 0 {
+		return false
+	}
+	for key := range open {
+		if !b.hasty[key] {
+			return false
+		}
+	}
+	return true
 }
 
 // outcome says what an exchange's end means for its delivery.

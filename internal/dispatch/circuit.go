@@ -51,6 +51,16 @@ func (d *Dispatcher) judge(ended []exchangeResult) []uuid.UUID {
 	return changed
 }
 
+// hasStalled reports whether so many of the endpoint's requests have stalled that its circuit has just been opened.
+func (d *Dispatcher) hasStalled(e delivery.Endpoint) bool {
+	if e.ID == delivery.SvixEndpoint {
+		return false
+	}
+	sample := circuit.Sample{Since: e.CircuitSince, Opens: e.CircuitOpens}
+	return d.circuits.Stalled(e.ID, sample, d.exchanges.stalled(e.ID, e.CircuitSince), time.Now()) == circuit.Open &&
+		d.change(e, delivery.CircuitOpen, 0)
+}
+
 // saysOf reports whether the endpoint is well, by the end of a request, and whether that says anything about it.
 func saysOf(response deliver.Response) (ok, counts bool) { //nolint:nonamedreturns // tells the two apart
 	return response.Cause == delivery.CauseOK, response.Cause == delivery.CauseOK || response.Cause.OfEndpoint()

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
@@ -181,6 +182,77 @@ func TestAProbeClosesTheCircuitOrOpensItForLonger(t *testing.T) {
 	require.Len(t, w.merchant.sent(), 2)
 }
 
+// An endpoint that hangs is known by what it does not answer, long before its time-out.
+func TestRequestsThatNobodyAnswersOpenTheCircuitWhileTheyAreOpen(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	d := w.strictWithin(t, 100)
+	for range 60 {
+		w.merchant.hang(status(200))
+	}
+	process(t, d, "inv-1", newRefs(circuit.Samples-1)...)
+	var last dispatch.Result
+	asked := 0
+	require.Eventually(t, func() bool {
+		asked++
+		last = process(t, d, fmt.Sprint("inv-more-", asked), newRef())
+		state, _ := w.circuit(t)
+		return state == "open"
+	}, 10*time.Second, 250*time.Millisecond)
+	require.GreaterOrEqual(t, asked, 2, "it takes one more than there were, that has stalled")
+	require.Equal(t, []dispatch.DrainWake{{EndpointID: w.endpoint}}, last.Drain)
+	require.Equal(t, delivery.Parked, last.Deliveries[0].State)
+	require.Equal(t, delivery.CauseCircuitOpen, last.Deliveries[0].Cause)
+	require.Zero(t, w.count(t, "attempts > 0"), "none has ended")
+}
+
+// Interleaving: most of an endpoint's requests hang, and a later one is answered.
+func TestAnEndpointThatAnswersMeanwhileHasNotStalled(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	d := w.strictWithin(t, 100)
+	for range circuit.Samples + 5 {
+		w.merchant.hang(status(200))
+	}
+	start := time.Now()
+	process(t, d, "inv-1", newRefs(circuit.Samples+5)...)
+	for i := 0; time.Since(start) < 3*dispatch.Budget; i++ { // longer than it takes to stall
+		process(t, d, fmt.Sprint("inv-more-", i), newRef())
+		require.Eventually(t, func() bool { return len(w.merchant.sent()) == i+1 }, 5*time.Second, 5*time.Millisecond)
+	}
+	state, _ := w.circuit(t)
+	require.Equal(t, "closed", state)
+}
+
+// Interleaving: a probe outlives its step, and is answered then. Its drainer hears of it from who finished the request.
+func TestAProbeThatOutlivesItsStepWakesTheDrainerWhenItEnds(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	woken := make(chan uuid.UUID, 1)
+	d := dispatch.New(t.Context(), dispatch.Config{
+		Route: "inhouse", Schedule: delivery.Schedule{time.Minute}, OpenAt: 0.5, ProbeAfter: time.Minute,
+		DrainFunc: func(_ context.Context, id uuid.UUID) error { woken <- id; return nil },
+	}, w.ledger, w.data, w.merchant, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	t.Cleanup(func() {
+		w.merchant.release()
+		require.NoError(t, d.Close(context.WithoutCancel(t.Context())))
+	})
+	ref := newRef()
+	w.exec(t, "update delivery.endpoints set circuit = 'open', circuit_opens = 1, circuit_changed_at = clock_timestamp(), probe_at = clock_timestamp()")
+	process(t, d, "inv-1", ref)
+	require.Equal(t, "parked attempts=0", w.state(t, ref))
+	_, let := w.merchant.hang(status(200))
+	w.exec(t, "update delivery.endpoints set circuit = 'half_open', circuit_changed_at = clock_timestamp()")
+	w.exec(t, "update delivery.deliveries set state = 'retrying', last_cause = 'drained', next_attempt_at = now() where event_id = $1", [16]byte(ref.ID))
+	result, err := d.Attempt(t.Context(), "inv-2", delivery.AttemptList{EndpointID: w.endpoint, Number: 1, Probe: true, Tickets: w.tickets(t, ref)})
+	require.NoError(t, err)
+	require.Empty(t, result.Drain)
+	let()
+	require.Equal(t, w.endpoint, <-woken)
+	state, _ := w.circuit(t)
+	require.Equal(t, "closed", state)
+}
+
 // Interleaving: the circuit has opened and closed again while requests of before are still open; then those fail. Some do
 // before this process has heard of the change, which the ledger knows, and some after.
 func TestStragglersOfAnOutageDoNotReopenTheCircuit(t *testing.T) {
@@ -209,12 +281,10 @@ func TestStragglersOfAnOutageDoNotReopenTheCircuit(t *testing.T) {
 		t.Helper()
 		turn++
 		ref := newRef()
-		follow := process(t, d, fmt.Sprintf("inv-%d", turn), ref).FollowUps() // the endpoint is slow, so that it goes by itself
-		require.Len(t, follow, 1)
 		w.merchant.next(answer)
-		_, err := d.Attempt(t.Context(), fmt.Sprintf("inv-%d-alone", turn), follow[0].List)
-		require.NoError(t, err)
-		require.Equal(t, 1, w.count(t, "attempts = 1 and event_id = '"+ref.ID.String()+"'"))
+		process(t, d, fmt.Sprintf("inv-%d", turn), ref)
+		require.Eventually(t, func() bool { return w.count(t, "attempts = 1 and event_id = '"+ref.ID.String()+"'") == 1 },
+			5*time.Second, 5*time.Millisecond, "the endpoint is slow, and nobody waits for it")
 		w.exec(t, "update delivery.deliveries set attempts = 10 where event_id = $1", [16]byte(ref.ID)) // it does not count for fail
 	}
 	closed := func(why string) {
@@ -336,11 +406,8 @@ func TestNoMoreRequestsAreOpenThanTheBulkheadLets(t *testing.T) {
 	}
 	require.Eventually(t, func() bool { return posts.now.Load() == 0 }, 5*time.Second, 5*time.Millisecond)
 	back := newRef()
-	for _, follow := range process(t, d, "inv-5", back).FollowUps() { // its first fast answer is to an Attempt of its own
-		_, err := d.Attempt(t.Context(), "inv-6", follow.List)
-		require.NoError(t, err)
-	}
-	require.Equal(t, "succeeded attempts=1", w.state(t, back))
+	process(t, d, "inv-5", back)
+	require.Eventually(t, func() bool { return w.state(t, back) == "succeeded attempts=1" }, 5*time.Second, 5*time.Millisecond)
 	last := newRef()
 	process(t, d, "inv-7", last)
 	require.Equal(t, "succeeded attempts=1", w.state(t, last))

@@ -432,35 +432,70 @@ func TestOpenExchangeIsHandedOverAndItsSuccessRecorded(t *testing.T) {
 	require.Len(t, w.merchant.sent(), 2, "the watchdog sends nothing")
 }
 
-// Interleaving: one merchant hangs. The batches that hold events of it and of others wait for it once.
-func TestEndpointWithAnOverdueRequestLeavesTheBatchLane(t *testing.T) {
+// Interleaving: one merchant hangs. The batches that hold events of it and of others wait for it once: after that they make its
+// requests, and let go of them when the others have ended.
+func TestABatchDoesNotWaitForAnEndpointThatHangs(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	_, let := w.merchant.hang(status(200))
-	w.process(t, "inv-1", newRef())
+	endpointtest.Add(t, w.all, "other-shop", nil)
+	var lets []func()
+	hang := func() {
+		_, let := w.merchant.hang(status(200))
+		lets = append(lets, let)
+	}
+	hang()
+	first := newRef()
+	w.process(t, "inv-1", first)
+
+	hang()
 	ref := newRef()
 	start := time.Now()
-	result := w.process(t, "inv-2", ref)
+	follow := w.process(t, "inv-2", ref).FollowUps()
 	require.Less(t, time.Since(start), dispatch.Budget, "nobody waits for it again")
-	require.Empty(t, w.merchant.sent())
-	follow := result.FollowUps()
+	require.Equal(t, "retrying attempts=0", w.state(t, ref))
 	require.Len(t, follow, 1)
-	require.Zero(t, follow[0].Delay)
-	_, err := w.Attempt(t.Context(), "inv-3", follow[0].List)
-	require.NoError(t, err)
-	require.Equal(t, "succeeded attempts=1", w.state(t, ref))
+	require.Equal(t, 5*time.Second, follow[0].Delay, "a watchdog: time-out 3 s, margin 2 s")
+	require.Empty(t, w.merchant.sent())
 
+	_, letConnect := w.merchant.connect() // one whose server takes long to reach, too: it is reached in the background
+	unreached := newRef()
+	start = time.Now()
+	follow = w.process(t, "inv-3", unreached).FollowUps()
+	require.Less(t, time.Since(start), dispatch.Budget)
+	require.Len(t, follow, 1)
+	require.Positive(t, follow[0].Delay)
+
+	for _, let := range lets {
+		let()
+	}
+	letConnect()
+	for _, each := range []event.Ref{first, ref, unreached} {
+		require.Eventually(t, func() bool { return w.state(t, each) == "succeeded attempts=1" }, 5*time.Second, 5*time.Millisecond)
+	}
+	require.Len(t, w.merchant.sent(), 3)
+	last := newRef()
+	require.Eventually(t, func() bool { return len(w.process(t, "inv-"+uuid.NewString(), newRef()).FollowUps()) == 0 }, 5*time.Second, 10*time.Millisecond)
+	require.Empty(t, w.process(t, "inv-4", last).FollowUps())
+	require.Equal(t, "succeeded attempts=1", w.state(t, last), "it answers again, and is waited for")
+}
+
+// A second execution of a batch joins the requests that the first one let go in haste.
+func TestASecondExecutionJoinsARequestThatWasLetGoInHaste(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	_, letFirst := w.merchant.hang(status(200))
+	w.process(t, "inv-1", newRef())
+	_, let := w.merchant.hang(status(200))
+	ref := newRef()
+	first := w.process(t, "inv-2", ref)
+	require.Len(t, first.FollowUps(), 1)
+	again := w.process(t, "inv-2", ref) // the first one's result was lost
+	require.Len(t, again.FollowUps(), 1, "the watchdog")
+	require.Equal(t, first.FollowUps()[0].List, again.FollowUps()[0].List)
 	let()
-	require.Eventually(t, func() bool {
-		before := len(w.merchant.sent())
-		result := w.process(t, "inv-"+uuid.NewString(), newRef())
-		back := len(w.merchant.sent()) > before
-		for _, follow := range result.FollowUps() {
-			_, err := w.Attempt(t.Context(), "inv-"+uuid.NewString(), follow.List)
-			require.NoError(t, err)
-		}
-		return back
-	}, 5*time.Second, 10*time.Millisecond, "it answers again, and is back in the batch lane")
+	letFirst()
+	require.Eventually(t, func() bool { return w.state(t, ref) == "succeeded attempts=1" }, 5*time.Second, 5*time.Millisecond)
+	require.Len(t, w.merchant.sent(), 2)
 }
 
 // One that has never answered may be any: the first batch waits for it, and those that come meanwhile do not.
@@ -497,23 +532,20 @@ func TestAnEndpointThatHangsNowAndThenHoldsUpOneBatch(t *testing.T) {
 
 	for i := range 2 { // nothing is open to it any more, each time
 		ref := newRef()
+		w.merchant.next(func(deliver.Guard) deliver.Response {
+			<-time.After(dispatch.Budget) // that is how slow this merchant is
+			return status(200)(nil)
+		})
 		start := time.Now()
 		follow := w.process(t, fmt.Sprint("batch-", i), ref).FollowUps()
 		require.Less(t, time.Since(start), dispatch.Budget, "no other batch waits for it")
 		require.Len(t, follow, 1)
-		require.Zero(t, follow[0].Delay)
-		_, let := w.merchant.hang(status(200))
-		_, err := w.Attempt(t.Context(), fmt.Sprint("own-", i), follow[0].List)
-		require.NoError(t, err)
-		let()
 		require.Eventually(t, func() bool { return w.state(t, ref) == "succeeded attempts=1" }, 5*time.Second, 5*time.Millisecond)
 	}
 
-	ref := newRef()
-	follow := w.process(t, "inv-2", ref).FollowUps()
-	require.Len(t, follow, 1)
-	_, err := w.Attempt(t.Context(), "inv-3", follow[0].List)
-	require.NoError(t, err)
+	quick := newRef()
+	w.process(t, "inv-2", quick)
+	require.Eventually(t, func() bool { return w.state(t, quick) == "succeeded attempts=1" }, 5*time.Second, 5*time.Millisecond)
 	require.Empty(t, w.process(t, "inv-4", newRef()).FollowUps(), "a fast answer, and it is back")
 }
 

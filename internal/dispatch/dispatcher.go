@@ -79,6 +79,11 @@ type Config struct {
 	// WakeFunc, where there is one, wakes a sequence for an exchange that outlived its step. Where it errs, or the process
 	// ends, the exchange's watchdog does it, later.
 	WakeFunc func(ctx context.Context, s delivery.Sequence) error
+	// DrainFunc, where there is one, wakes the drainer of an endpoint for an exchange that outlived its step, as WakeFunc does.
+	DrainFunc func(ctx context.Context, endpointID uuid.UUID) error
+	// WatchFunc, where there is one, hands Restate a list that is due after the delay, and returns when Restate has it durably.
+	// Where it errs it is called again.
+	WatchFunc func(ctx context.Context, list delivery.AttemptList, delay time.Duration) error
 	// MaxOpen is how many requests of this process to one endpoint may be under way at once; 0 sets no bound.
 	MaxOpen int
 	// OpenAt is the share of failures at which an endpoint's circuit opens; 0 opens none.
@@ -98,6 +103,7 @@ type Dispatcher struct {
 	endpoints *endpointCache
 	exchanges *exchanges
 	circuits  *circuit.Watch
+	watches   *watches
 	// leads are of requests that missed their slots after their steps, by endpoint, until its pacer is asked for other ones.
 	leads sync.Map
 
@@ -113,7 +119,7 @@ func New(ctx context.Context, cfg Config, l ledger, p payloads, post poster, log
 	return &Dispatcher{
 		cfg: cfg, ledger: l, payloads: p, poster: post, log: log, metrics: newMetrics(registry),
 		endpoints: newEndpointCache(l, svixEndpoint(cfg.Svix)), exchanges: newExchanges(cfg.MaxOpen), circuits: circuit.NewWatch(cfg.OpenAt),
-		lifetime: lifetime, end: end,
+		watches: newWatches(), lifetime: lifetime, end: end,
 	}
 }
 

@@ -72,9 +72,14 @@ type exchanges struct {
 	bytes   int64 // held by all
 	overdue int64 // of those, by the ones that have outlived their step
 	// slow is when an endpoint's last request ended that took longer than a step waits, as long as none has been faster since.
-	slow map[uuid.UUID]time.Time
-	// usual is how long an endpoint takes to answer, the mean of about its last four answers.
-	usual map[uuid.UUID]time.Duration
+	slow   map[uuid.UUID]time.Time
+	habits map[uuid.UUID]habit
+}
+
+// habit is how an endpoint answers.
+type habit struct {
+	usual time.Duration // how long it takes, the mean of about its last four answers
+	last  time.Time     // when it answered last
 }
 
 // An endpoint holds a batch up when its oldest open request is older than unusual times what it usually takes, but for
@@ -84,6 +89,11 @@ const (
 	unusual       = 4
 	leastPatience = 50 * time.Millisecond
 )
+
+// stalledAfter is how long a request is open, at least, that counts as failed while it is: it has taken unusual times what is
+// usual, too, and the endpoint has answered nothing since it began. So an endpoint that hangs is known after seconds, and not
+// after its time-out.
+const stalledAfter = 2 * time.Second
 
 // How long, and of how many endpoints, it is remembered that they were slow: one that is forgotten holds up one more batch.
 const (
@@ -95,13 +105,14 @@ const (
 type pen struct {
 	begun   list.List // exchanges, the oldest first
 	backlog int       // of those
+	overdue int       // of those, they have outlived their step
 	// Who waits for a turn. What was parked before goes after what comes now, and leaves half of the room to it.
 	live, parked list.List
 	full         time.Time // when one last waited in vain
 }
 
 func newExchanges(most int) *exchanges {
-	return &exchanges{most: most, open: map[delivery.Key]*exchange{}, pens: map[uuid.UUID]*pen{}, slow: map[uuid.UUID]time.Time{}, usual: map[uuid.UUID]time.Duration{}}
+	return &exchanges{most: most, open: map[delivery.Key]*exchange{}, pens: map[uuid.UUID]*pen{}, slow: map[uuid.UUID]time.Time{}, habits: map[uuid.UUID]habit{}}
 }
 
 // lags reports whether the endpoint takes longer right now than is usual for it. Then nobody waits for it.
@@ -113,16 +124,26 @@ func (x *exchanges) lags(endpoint uuid.UUID) bool {
 
 func (x *exchanges) lagsNow(endpoint uuid.UUID) bool {
 	p := x.pens[endpoint]
-	return p.isSlow() || p.age() >= min(Budget, max(leastPatience, unusual*x.usual[endpoint]))
+	return p.isSlow() || p.age() >= min(Budget, max(leastPatience, unusual*x.habits[endpoint].usual))
 }
 
-// holdsUp reports whether a batch would wait for the endpoint, as far as is known: it lags, or was slow when it last had a
-// request.
-func (x *exchanges) holdsUp(endpoint uuid.UUID) bool {
+// hangs reports whether the endpoint has a request that has outlived its step, or had one when it last ended one: whoever waited
+// for it would wait in vain.
+func (x *exchanges) hangs(endpoint uuid.UUID) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	at, was := x.slow[endpoint]
-	return was && time.Since(at) < slowFor || x.lagsNow(endpoint)
+	return was && time.Since(at) < slowFor || x.pens[endpoint].isSlow()
+}
+
+// overdueAt counts the endpoint's requests that have outlived their step.
+func (x *exchanges) overdueAt(endpoint uuid.UUID) int {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if p := x.pens[endpoint]; p != nil {
+		return p.overdue
+	}
+	return 0
 }
 
 // age is how long the oldest request has been open.
@@ -137,14 +158,14 @@ func (p *pen) age() time.Duration {
 func (x *exchanges) note(e *exchange, response deliver.Response) {
 	id := e.claim.EndpointID
 	if response.StatusCode != 0 {
-		took, before := time.Since(e.begunAt), x.usual[id]
+		took, before := time.Since(e.begunAt), x.habits[id].usual
 		if before == 0 {
-			if len(x.usual) >= slowAtATime {
-				clear(x.usual)
+			if len(x.habits) >= slowAtATime {
+				clear(x.habits)
 			}
 			before = took
 		}
-		x.usual[id] = before + (took-before)/4
+		x.habits[id] = habit{usual: before + (took-before)/4, last: time.Now()}
 	}
 	switch {
 	case time.Since(e.begunAt) >= Budget:
@@ -158,6 +179,28 @@ func (x *exchanges) note(e *exchange, response deliver.Response) {
 	case response.Cause != delivery.CauseNotStarted && response.Cause != delivery.CausePaced:
 		delete(x.slow, id)
 	}
+}
+
+// stalled counts the endpoint's requests that count as failed, of those that began when its circuit had last changed at since.
+func (x *exchanges) stalled(endpoint uuid.UUID, since time.Time) int {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	p := x.pens[endpoint]
+	if p == nil {
+		return 0
+	}
+	h := x.habits[endpoint]
+	n, patience := 0, max(stalledAfter, unusual*h.usual)
+	for element := p.begun.Front(); element != nil; element = element.Next() {
+		e := exchangeOf(element)
+		if time.Since(e.begunAt) < patience {
+			break
+		}
+		if e.begunAt.After(h.last) && e.endpoint.CircuitSince.Equal(since) {
+			n++
+		}
+	}
+	return n
 }
 
 // isFull reports whether it is slow, and takes no further request either.
@@ -280,6 +323,7 @@ func (x *exchanges) leave(e *exchange) []*exchange {
 		p.backlog--
 	}
 	if e.overdue {
+		p.overdue--
 		x.overdue -= e.bytes()
 	}
 	var next []*exchange
@@ -330,6 +374,14 @@ func (x *exchanges) spare(endpoint uuid.UUID) []*exchange {
 		}
 	}
 	return out
+}
+
+// has reports whether the delivery has an open exchange.
+func (x *exchanges) has(key delivery.Key) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	_, found := x.open[key]
+	return found
 }
 
 // join makes h the holder of the delivery's open exchange, and reports whether there is one: a second
@@ -385,10 +437,10 @@ func (x *exchanges) claimOf(e *exchange) delivery.Claim {
 	return e.claim
 }
 
-// letGo takes from of the keys what it still holds. What has started, and with dialling also what has not, goes to to;
+// letGo takes from of the keys what it still holds. What has started, and where dialling says so also what has not, goes to to;
 // the rest is kept back for ever, and forgotten: another attempt of the delivery is another exchange. Of that, queued had no
 // turn.
-func (x *exchanges) letGo(keys []delivery.Key, from, to holder, dialling bool) (open, unstarted, queued []delivery.Key) { //nolint:nonamedreturns // they are easily confused
+func (x *exchanges) letGo(keys []delivery.Key, from, to holder, dialling func(delivery.Key) bool) (open, unstarted, queued []delivery.Key) { //nolint:nonamedreturns // they are easily confused
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for _, key := range keys {
@@ -401,10 +453,11 @@ func (x *exchanges) letGo(keys []delivery.Key, from, to holder, dialling bool) (
 			}
 			x.unqueue(e)
 			queued = append(queued, key)
-		case e.started || dialling:
+		case e.started || dialling(key):
 			e.holder = to
 			if !e.overdue {
 				e.overdue = true
+				x.pens[key.EndpointID].overdue++
 				x.overdue += e.bytes()
 			}
 			open = append(open, key)
@@ -554,8 +607,7 @@ func (b *background) finished(result exchangeResult) {
 			if outcome.State == delivery.Succeeded {
 				b.wake(result)
 			}
-			// Nobody waits for what this says of a circuit. The watchdog, which comes in any case, wakes the drainer.
-			b.d.judge([]exchangeResult{result})
+			b.drain(b.d.judge([]exchangeResult{result}))
 			return
 		}
 		b.d.log.LogAttrs(b.d.lifetime, slog.LevelWarn, "an outcome waits for the ledger", slog.String("event_id", outcome.EventID.String()), logging.Error(err))
@@ -564,6 +616,21 @@ func (b *background) finished(result exchangeResult) {
 			backoff = min(2*backoff, time.Second)
 		case <-b.d.lifetime.Done():
 			return
+		}
+	}
+}
+
+// drain has the drainers look of endpoints whose circuits have changed: the step that would have done it is over. Where that
+// errs the exchange's watchdog does it, later.
+func (b *background) drain(endpoints []uuid.UUID) {
+	if b.d.cfg.DrainFunc == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(b.d.lifetime, ledgerPatience)
+	defer cancel()
+	for _, id := range endpoints {
+		if err := b.d.cfg.DrainFunc(ctx, id); err != nil {
+			b.d.log.LogAttrs(ctx, slog.LevelWarn, "a drainer waits for a watchdog", slog.String("endpoint_id", id.String()), logging.Error(err))
 		}
 	}
 }

@@ -67,6 +67,8 @@ type Line struct {
 	Next       int            `json:"next_attempt,omitempty"`
 	RetryInMS  int64          `json:"retry_in_ms,omitempty"`
 	Attempted  bool           `json:"attempted,omitempty"`
+	// Watched says that the process sends its watchdog, together with others.
+	Watched bool `json:"watched,omitempty"`
 	// Unrecorded marks an outcome that the ledger has not taken yet; BodySHA256 is only kept for those.
 	Unrecorded bool   `json:"unrecorded,omitempty"`
 	BodySHA256 []byte `json:"body_sha256,omitempty"`
@@ -89,7 +91,7 @@ func (r Result) FollowUps() []FollowUp {
 	var out []FollowUp
 	at := map[due]int{} // index of the list that is being filled
 	for _, line := range r.Deliveries {
-		if line.State != delivery.Retrying || line.RateLimit > 0 {
+		if line.State != delivery.Retrying || line.RateLimit > 0 || line.Watched {
 			continue
 		}
 		key := due{line.EndpointID, line.Next, line.RetryInMS}

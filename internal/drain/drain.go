@@ -18,8 +18,9 @@ import (
 const (
 	// Tick is the time between two turns while there is something to take.
 	Tick = 250 * time.Millisecond
-	// probeTick is the time between two looks at a circuit whose probe is under way.
-	probeTick = 500 * time.Millisecond
+	// probeTick is the time between two looks at a circuit whose probe is under way. Whoever changes the circuit wakes the
+	// drainer: a look finds what nobody could say.
+	probeTick = 5 * time.Second
 	// linger is how long a drainer stays that has nothing to do: what was being parked when it looked is there then.
 	linger = 2 * time.Second
 	// again is the wait after a turn that the ledger did not take.

@@ -86,6 +86,14 @@ func (c *Client) SendAttempt(ctx context.Context, list delivery.AttemptList) err
 	return nil
 }
 
+// SendAttemptIn is SendAttempt of a list that is due after the delay.
+func (c *Client) SendAttemptIn(ctx context.Context, list delivery.AttemptList, delay time.Duration) error {
+	if _, err := c.attempt.Send(ctx, list, sdk.WithDelay(delay)); err != nil {
+		return fault.Wrap(err, fault.Unavailable, "sending attempts")
+	}
+	return nil
+}
+
 // Wake has a sequence looked at, and returns when Restate has that durably. A wake too many does nothing.
 func (c *Client) Wake(ctx context.Context, s delivery.Sequence) error {
 	// The SDK puts the key into the path as it is.

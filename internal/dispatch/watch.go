@@ -1,0 +1,110 @@
+package dispatch
+
+import (
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/hookline/hookline/internal/delivery"
+	"github.com/hookline/hookline/internal/platform/logging"
+)
+
+const (
+	// watchFrom is how many requests to an endpoint have to be open that have outlived their steps for a further one's watchdog to
+	// be sent with others. Those before it are in the journals of their steps.
+	watchFrom = 3
+	// watchShare is the part of the time until a watchdog is due that it waits for others to go with.
+	watchShare = 4
+)
+
+// watches gathers the watchdogs of requests to endpoints that hang. There each delivery would make one, and each an
+// invocation when it is due, and another for the next attempt; gathered they are one list, and stay one.
+//
+// Until a list is at Restate its deliveries have no timer but the one in the ledger: should the process die, they are
+// overdue when their watchdog would have come, and the reconciler's. It is safe for concurrent use.
+type watches struct {
+	mu   sync.Mutex
+	open map[watchKey]*watch
+}
+
+type watchKey struct {
+	endpoint uuid.UUID
+	number   int
+}
+
+type watch struct {
+	list delivery.AttemptList
+	due  time.Time // when the last of them is
+	full chan struct{}
+}
+
+func newWatches() *watches { return &watches{open: map[watchKey]*watch{}} }
+
+// watch takes the watchdogs over that follow from the lines and go with others, and marks the lines.
+func (d *Dispatcher) watch(lines []Line) {
+	if d.cfg.WatchFunc == nil {
+		return
+	}
+	for i := range lines {
+		line := &lines[i]
+		// One that the ledger did not take may have no timer there: its watchdog is in the journal.
+		if line.Cause == delivery.CauseOpen && !line.Unrecorded && d.exchanges.overdueAt(line.EndpointID) > watchFrom {
+			d.watchLine(*line)
+			line.Watched = true
+		}
+	}
+}
+
+func (d *Dispatcher) watchLine(line Line) {
+	ticket := delivery.Ticket{EventID: line.EventID, Generation: line.Generation, Epoch: line.Epoch}
+	due := time.Now().Add(time.Duration(line.RetryInMS) * time.Millisecond)
+	key := watchKey{line.EndpointID, line.Next}
+	d.watches.mu.Lock()
+	defer d.watches.mu.Unlock()
+	w, found := d.watches.open[key]
+	if !found {
+		w = &watch{list: delivery.AttemptList{EndpointID: line.EndpointID, Number: line.Next}, full: make(chan struct{})}
+		d.watches.open[key] = w
+		d.running.Go(func() { d.sendWatch(key, w, time.Until(due)/watchShare) })
+	}
+	w.list.Tickets = append(w.list.Tickets, ticket)
+	if due.After(w.due) {
+		w.due = due
+	}
+	if len(w.list.Tickets) == delivery.MaxTickets {
+		delete(d.watches.open, key)
+		close(w.full)
+	}
+}
+
+// sendWatch sends the list when it is full, or others have been waited for.
+func (d *Dispatcher) sendWatch(key watchKey, w *watch, wait time.Duration) {
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-w.full:
+	}
+	d.watches.mu.Lock()
+	if d.watches.open[key] == w {
+		delete(d.watches.open, key)
+	}
+	d.watches.mu.Unlock()
+	backoff := flushWithin
+	for {
+		err := d.cfg.WatchFunc(d.lifetime, w.list, max(0, time.Until(w.due)))
+		if err == nil {
+			return
+		}
+		d.log.LogAttrs(d.lifetime, slog.LevelWarn, "watchdogs wait for Restate", slog.String("endpoint_id", key.endpoint.String()),
+			slog.Int("deliveries", len(w.list.Tickets)), logging.Error(err))
+		select {
+		case <-time.After(backoff):
+			backoff = min(2*backoff, time.Second)
+		case <-d.lifetime.Done():
+			return
+		}
+	}
+}
