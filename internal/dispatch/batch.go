@@ -168,7 +168,8 @@ func (b *batch) sidelined(claim delivery.Claim, endpoint delivery.Endpoint) (del
 	}
 	switch {
 	case x.has(claim.Key): // it is joined, whatever the endpoint takes
-	case slices.Contains(b.changed, claim.EndpointID) || b.d.hasStalled(endpoint):
+	case slices.Contains(b.changed, claim.EndpointID), time.Since(b.claimedAt) < Budget && b.d.hasStalled(endpoint):
+		// A process that was frozen looks later: its requests are old, and their answers may be there.
 		if !slices.Contains(b.changed, claim.EndpointID) {
 			b.changed = append(b.changed, claim.EndpointID)
 		}

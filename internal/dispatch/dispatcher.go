@@ -109,6 +109,8 @@ type Dispatcher struct {
 
 	lifetime context.Context //nolint:containedctx // exchanges outlive the step that began them, and end with the process
 	end      context.CancelFunc
+	closing  context.Context //nolint:containedctx // ends when Close begins: what waits for company goes as it is
+	hurry    context.CancelFunc
 	running  sync.WaitGroup
 }
 
@@ -116,10 +118,11 @@ type Dispatcher struct {
 // the registry.
 func New(ctx context.Context, cfg Config, l ledger, p payloads, post poster, log *slog.Logger, registry prometheus.Registerer) *Dispatcher {
 	lifetime, end := context.WithCancel(context.WithoutCancel(ctx))
+	closing, hurry := context.WithCancel(lifetime)
 	return &Dispatcher{
 		cfg: cfg, ledger: l, payloads: p, poster: post, log: log, metrics: newMetrics(registry),
 		endpoints: newEndpointCache(l, svixEndpoint(cfg.Svix)), exchanges: newExchanges(cfg.MaxOpen), circuits: circuit.NewWatch(cfg.OpenAt),
-		watches: newWatches(), lifetime: lifetime, end: end,
+		watches: newWatches(), lifetime: lifetime, end: end, closing: closing, hurry: hurry,
 	}
 }
 
@@ -127,6 +130,7 @@ func New(ctx context.Context, cfg Config, l ledger, p payloads, post poster, log
 // then is cut, and its watchdog or a second execution takes over.
 func (d *Dispatcher) Close(ctx context.Context) error {
 	defer d.end()
+	d.hurry()
 	done := make(chan struct{})
 	go func() { d.running.Wait(); close(done) }()
 	select {

@@ -23,7 +23,8 @@ const (
 // invocation when it is due, and another for the next attempt; gathered they are one list, and stay one.
 //
 // Until a list is at Restate its deliveries have no timer but the one in the ledger: should the process die, they are
-// overdue when their watchdog would have come, and the reconciler's. It is safe for concurrent use.
+// overdue when their watchdog would have come, and the reconciler's. One that is told to end sends what it has. It is safe for
+// concurrent use.
 type watches struct {
 	mu   sync.Mutex
 	open map[watchKey]*watch
@@ -86,6 +87,7 @@ func (d *Dispatcher) sendWatch(key watchKey, w *watch, wait time.Duration) {
 	select {
 	case <-timer.C:
 	case <-w.full:
+	case <-d.closing.Done():
 	}
 	d.watches.mu.Lock()
 	if d.watches.open[key] == w {

@@ -125,6 +125,20 @@ func TestAListOfWatchdogsThatIsFullGoesAtOnce(t *testing.T) {
 	require.Len(t, sent.all()[0].List.Tickets, delivery.MaxTickets)
 }
 
+func TestAProcessThatEndsSendsTheWatchdogsThatItHas(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	sent := &sentWatches{}
+	d := w.watching(t, sent)
+	_, _, let := w.hanging(t, d, 5)
+	ended := make(chan error, 1)
+	go func() { ended <- d.Close(context.WithoutCancel(t.Context())) }()
+	require.Eventually(t, func() bool { return len(sent.all()) == 1 }, time.Second, time.Millisecond, "others are waited for more than a second")
+	require.Len(t, sent.all()[0].List.Tickets, 2)
+	let()
+	require.NoError(t, <-ended)
+}
+
 // hangingAtOnce is hanging in one step.
 func (w *world) hangingAtOnce(t *testing.T, d *dispatch.Dispatcher, n int) ([]event.Ref, dispatch.Result, func()) {
 	t.Helper()
