@@ -40,7 +40,7 @@ const (
 func run(ctx context.Context, cfg config, log *slog.Logger) error {
 	registry := metrics.NewRegistry(name)
 	pool, err := postgres.NewPool(ctx, cfg.DatabaseURL, postgres.Options{
-		ApplicationName: name, MaxConns: cfg.DBPoolSize, Settings: postgres.LedgerSettings(),
+		ApplicationName: name, MaxConns: cfg.DBPoolSize, Settings: postgres.WorkerSettings(),
 	})
 	if err != nil {
 		return err

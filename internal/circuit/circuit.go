@@ -104,8 +104,12 @@ func (w *Watch) Observe(endpoint uuid.UUID, s Sample, now time.Time) Verdict {
 		return Unchanged
 	}
 	ok, failed := win.count(number)
+	few := Samples
+	if s.Opens > 0 {
+		few = samplesAgain
+	}
 	switch {
-	case !s.OK && w.isBad(s, ok, failed, win.row):
+	case !s.OK && w.isBad(few, ok, failed, win.row):
 		return Open
 	case s.OK && float64(failed) < w.openAt*float64(ok+failed) && s.Opens > 0 && now.Sub(s.Since) >= Window:
 		return Well
@@ -131,19 +135,15 @@ func (w *Watch) Stalled(endpoint uuid.UUID, s Sample, requests int, now time.Tim
 		return Unchanged
 	}
 	ok, failed := win.count(numberOf(now))
-	if w.isBad(s, ok, failed+requests, win.row+requests) {
+	if w.isBad(Samples, ok, failed+requests, win.row+requests) { // an endpoint that is coming back may be slow at first
 		return Open
 	}
 	return Unchanged
 }
 
-// isBad reports whether the endpoint fails: by its share of enough requests, or by how many failed in a row, where it was well
+// isBad reports whether the endpoint fails: by its share of requests, where there are no fewer than few, or by how many failed in a row, where it was well
 // until now and the share would say so for half a window.
-func (w *Watch) isBad(s Sample, ok, failed, row int) bool {
-	few := Samples
-	if s.Opens > 0 {
-		few = samplesAgain
-	}
+func (w *Watch) isBad(few, ok, failed, row int) bool {
 	return ok+failed >= few && float64(failed) >= w.openAt*float64(ok+failed) || min(row, failed) >= Samples
 }
 

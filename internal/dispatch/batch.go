@@ -4,7 +4,6 @@ import (
 	"context"
 	"log/slog"
 	"math/rand/v2"
-	"slices"
 	"sync"
 	"time"
 
@@ -24,10 +23,12 @@ type batch struct {
 	lane      lane
 	budget    time.Duration
 	slots     slots
-	// hasty are the claims that are not waited for, as their endpoints hang: they are let go when all others have ended.
-	hasty   map[delivery.Key]bool
-	events  chan batchEvent
-	changed []uuid.UUID // endpoints whose circuit changed by the batch's outcomes
+	// hanging are the endpoints that hang: their claims are not waited for, and let go when all others have ended.
+	hanging map[uuid.UUID]bool
+	// together are those whose watchdogs go with others.
+	together map[delivery.Key]bool
+	events   chan batchEvent
+	changed  []uuid.UUID // endpoints whose circuit changed by the batch's outcomes
 
 	mu      sync.Mutex
 	jitters map[jitterKey]float64
@@ -85,7 +86,7 @@ func (d *Dispatcher) deliver(ctx context.Context, owner string, claims []deliver
 	}
 	b := &batch{
 		d: d, owner: owner, claimedAt: claimedAt, lane: lane, slots: slots, budget: Budget, jitters: map[jitterKey]float64{},
-		hasty:  map[delivery.Key]bool{},
+		hanging: map[uuid.UUID]bool{}, together: map[delivery.Key]bool{},
 		events: make(chan batchEvent, len(claims)), // each claim ends once: who tells the batch never waits for it
 	}
 	if lane.alone && d.exchanges.lags(claims[0].EndpointID) {
@@ -129,7 +130,7 @@ func (d *Dispatcher) deliver(ctx context.Context, owner string, claims []deliver
 			continue
 		}
 		if !lane.alone {
-			if outcome, is := b.sidelined(claim, endpoint); is {
+			if outcome, is := b.sidelined(claim); is {
 				done = append(done, outcome)
 				continue
 			}
@@ -149,7 +150,8 @@ func (d *Dispatcher) deliver(ctx context.Context, owner string, claims []deliver
 		d.running.Go(func() { b.await(late, endpoints) })
 	}
 	lines := withLimits(b.gather(done, open, endpoints), endpoints, lane)
-	d.watch(lines)
+	d.watch(lines, b.together)
+	b.suspect(endpoints)
 	so.Deliveries = append(so.Deliveries, lines...)
 	d.wakeAfter(&so, lines, claims, endpoints)
 	so.drain(lines, b.changed...)
@@ -158,7 +160,7 @@ func (d *Dispatcher) deliver(ctx context.Context, owner string, claims []deliver
 
 // sidelined says what becomes of a claim of a batch whose endpoint takes no request, or longer than usual. To one that hangs the
 // batch makes the request, and does not wait for it.
-func (b *batch) sidelined(claim delivery.Claim, endpoint delivery.Endpoint) (delivery.Outcome, bool) {
+func (b *batch) sidelined(claim delivery.Claim) (delivery.Outcome, bool) {
 	outcome := delivery.Outcome{Key: claim.Key, Epoch: claim.Epoch, Number: claim.Number}
 	x := b.d.exchanges
 	if !x.hangs(claim.EndpointID) {
@@ -166,19 +168,10 @@ func (b *batch) sidelined(claim delivery.Claim, endpoint delivery.Endpoint) (del
 		outcome.State, outcome.Cause, outcome.Next = delivery.Retrying, delivery.CauseNotStarted, claim.Number
 		return outcome, x.lags(claim.EndpointID)
 	}
-	switch {
-	case x.has(claim.Key): // it is joined, whatever the endpoint takes
-	case slices.Contains(b.changed, claim.EndpointID), time.Since(b.claimedAt) < Budget && b.d.hasStalled(endpoint):
-		// A process that was frozen looks later: its requests are old, and their answers may be there.
-		if !slices.Contains(b.changed, claim.EndpointID) {
-			b.changed = append(b.changed, claim.EndpointID)
-		}
-		outcome.State, outcome.Cause = delivery.Parked, delivery.CauseCircuitOpen
-		return outcome, true
-	case x.isFull(claim.EndpointID):
+	b.hanging[claim.EndpointID] = true
+	if x.isFull(claim.EndpointID) && !x.has(claim.Key) { // what is under way is joined
 		return noRoom(outcome), true
 	}
-	b.hasty[claim.Key] = true
 	return outcome, false
 }
 
@@ -244,15 +237,20 @@ func (b *batch) gather(done []delivery.Outcome, open map[delivery.Key]delivery.C
 			for key := range open {
 				keys = append(keys, key)
 			}
-			dialling := func(key delivery.Key) bool { return b.lane.alone || b.hasty[key] }
+			dialling := func(key delivery.Key) bool { return b.lane.alone || b.hanging[key.EndpointID] }
 			overdue, unstarted, queued := b.d.exchanges.letGo(keys, b, &background{d: b.d, owner: b.owner}, dialling)
 			for _, key := range overdue {
 				// A watchdog looks when the exchange, which began about a budget ago, must have ended.
 				begun := b.budget
-				if b.hasty[key] {
+				if b.hanging[key.EndpointID] {
 					begun = 0
 				}
-				letGo(key, delivery.CauseOpen, endpoints[key.EndpointID].Timeout+watchdogMargin-begun)
+				in := endpoints[key.EndpointID].Timeout + watchdogMargin - begun
+				if b.d.goesTogether(key.EndpointID) {
+					b.together[key] = true
+					in += in / watchShare
+				}
+				letGo(key, delivery.CauseOpen, in)
 			}
 			for _, key := range unstarted {
 				letGo(key, delivery.CauseNotStarted, 0)
@@ -269,13 +267,22 @@ func (b *batch) gather(done []delivery.Outcome, open map[delivery.Key]delivery.C
 	return lines
 }
 
-// isHasty reports whether none of the open claims is to be waited for.
+// suspect opens the circuits of endpoints that answer nothing.
+func (b *batch) suspect(endpoints map[uuid.UUID]delivery.Endpoint) {
+	for id := range b.hanging {
+		if b.d.hasStalled(endpoints[id]) {
+			b.changed = append(b.changed, id)
+		}
+	}
+}
+
+// isHasty reports whether none of the open claims is to be waited for: their endpoints hang, and none waits for its turn there.
 func (b *batch) isHasty(open map[delivery.Key]delivery.Claim) bool {
-	if len(b.hasty) == 0 {
+	if len(b.hanging) == 0 {
 		return false
 	}
 	for key := range open {
-		if !b.hasty[key] {
+		if !b.hanging[key.EndpointID] || b.d.exchanges.waits(key) {
 			return false
 		}
 	}

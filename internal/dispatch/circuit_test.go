@@ -201,9 +201,28 @@ func TestRequestsThatNobodyAnswersOpenTheCircuitWhileTheyAreOpen(t *testing.T) {
 	}, 10*time.Second, 250*time.Millisecond)
 	require.GreaterOrEqual(t, asked, 2, "it takes one more than there were, that has stalled")
 	require.Equal(t, []dispatch.DrainWake{{EndpointID: w.endpoint}}, last.Drain)
-	require.Equal(t, delivery.Parked, last.Deliveries[0].State)
-	require.Equal(t, delivery.CauseCircuitOpen, last.Deliveries[0].Cause)
 	require.Zero(t, w.count(t, "attempts > 0"), "none has ended")
+	require.Empty(t, process(t, d, "inv-after", newRef()).Deliveries, "it is planned as parked")
+}
+
+// At a bulkhead that is full nothing goes out any more that could be looked at.
+func TestAnEndpointWhoseBulkheadIsFullIsFoundToHang(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	d := w.strictWithin(t, circuit.Samples)
+	for range circuit.Samples {
+		w.merchant.hang(status(200))
+	}
+	process(t, d, "inv-1", newRefs(circuit.Samples)...)
+	asked := 0
+	require.Eventually(t, func() bool {
+		asked++
+		process(t, d, fmt.Sprint("inv-more-", asked), newRef())
+		state, _ := w.circuit(t)
+		return state == "open"
+	}, 10*time.Second, 250*time.Millisecond)
+	require.Zero(t, w.count(t, "attempts > 0"))
+	require.Empty(t, w.merchant.sent())
 }
 
 // Interleaving: most of an endpoint's requests hang, and a later one is answered.
@@ -249,6 +268,34 @@ func TestAProbeThatOutlivesItsStepWakesTheDrainerWhenItEnds(t *testing.T) {
 	require.Empty(t, result.Drain)
 	let()
 	require.Equal(t, w.endpoint, <-woken)
+	state, _ := w.circuit(t)
+	require.Equal(t, "closed", state)
+}
+
+// Interleaving: the circuit has opened while as many requests are open as the bulkhead lets, and they stay so for long.
+func TestAProbeNeedsNoRoom(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	d := w.strict(t)
+	for range maxOpen {
+		w.merchant.hang(status(200))
+	}
+	hanging := newRefs(maxOpen + 1)
+	process(t, d, "inv-1", hanging...)
+	require.Equal(t, 1, w.count(t, "state = 'parked' and last_cause = 'bulkhead'"))
+	var waiting event.Ref
+	for _, ref := range hanging {
+		if w.state(t, ref) == "parked attempts=0" {
+			waiting = ref
+		}
+	}
+	w.exec(t, "update delivery.endpoints set circuit = 'half_open', circuit_opens = 1, circuit_changed_at = clock_timestamp(), probe_at = clock_timestamp() + interval '1 minute'")
+	w.exec(t, "update delivery.deliveries set state = 'retrying', last_cause = 'drained', next_attempt_at = now() where event_id = $1", [16]byte(waiting.ID))
+	result, err := d.Attempt(t.Context(), "inv-2", delivery.AttemptList{EndpointID: w.endpoint, Number: 1, Probe: true, Tickets: w.tickets(t, waiting)})
+	require.NoError(t, err)
+	require.Equal(t, "succeeded attempts=1", w.state(t, waiting))
+	require.Len(t, w.merchant.sent(), 1)
+	require.Equal(t, []dispatch.DrainWake{{EndpointID: w.endpoint}}, result.Drain)
 	state, _ := w.circuit(t)
 	require.Equal(t, "closed", state)
 }

@@ -54,7 +54,7 @@ func newWorld(t *testing.T) *world {
 	t.Helper()
 	db := pgtest.New(t)
 	pool, err := postgres.NewPool(t.Context(), db.RoleDSN(migrations.RoleWorker),
-		postgres.Options{ApplicationName: "test", MaxConns: 8, Settings: postgres.LedgerSettings()})
+		postgres.Options{ApplicationName: "test", MaxConns: 8, Settings: postgres.WorkerSettings()})
 	require.NoError(t, err)
 	t.Cleanup(pool.Close)
 	w := &world{
@@ -479,23 +479,36 @@ func TestABatchDoesNotWaitForAnEndpointThatHangs(t *testing.T) {
 	require.Equal(t, "succeeded attempts=1", w.state(t, last), "it answers again, and is waited for")
 }
 
-// A second execution of a batch joins the requests that the first one let go in haste.
-func TestASecondExecutionJoinsARequestThatWasLetGoInHaste(t *testing.T) {
+// Interleaving: a batch is executed again that has let go of a request in haste: after the ledger took that, or before.
+func TestASecondExecutionOfABatchThatLetGoInHaste(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	_, letFirst := w.merchant.hang(status(200))
 	w.process(t, "inv-1", newRef())
 	_, let := w.merchant.hang(status(200))
-	ref := newRef()
-	first := w.process(t, "inv-2", ref)
+	written := newRef()
+	first := w.process(t, "inv-2", written)
 	require.Len(t, first.FollowUps(), 1)
-	again := w.process(t, "inv-2", ref) // the first one's result was lost
+	again := w.process(t, "inv-2", written)
 	require.Len(t, again.FollowUps(), 1, "the watchdog")
 	require.Equal(t, first.FollowUps()[0].List, again.FollowUps()[0].List)
+
+	_, letLost := w.merchant.hang(status(200))
+	lost := newRef()
+	w.ledger.refuse(1)
+	require.True(t, w.process(t, "inv-3", lost).Unrecorded())
+	require.Equal(t, "pending attempts=0 owner=inv-3", w.state(t, lost))
+	again = w.process(t, "inv-3", lost)
+	require.Len(t, again.FollowUps(), 1)
+	require.Equal(t, delivery.CauseOpen, again.Deliveries[0].Cause, "it has joined the request")
+
 	let()
 	letFirst()
-	require.Eventually(t, func() bool { return w.state(t, ref) == "succeeded attempts=1" }, 5*time.Second, 5*time.Millisecond)
-	require.Len(t, w.merchant.sent(), 2)
+	letLost()
+	for _, ref := range []event.Ref{written, lost} {
+		require.Eventually(t, func() bool { return w.state(t, ref) == "succeeded attempts=1" }, 5*time.Second, 5*time.Millisecond)
+	}
+	require.Len(t, w.merchant.sent(), 3)
 }
 
 // One that has never answered may be any: the first batch waits for it, and those that come meanwhile do not.

@@ -31,7 +31,9 @@ type exchange struct {
 	begunAt   time.Time     // zero while it waits for its turn
 	place     *list.Element // in its pen
 	started   bool          // the first byte may have left
-	overdue   bool          // it outlived its step
+	startedAt time.Time
+	renewing  bool // it waits for the ledger, and not for the endpoint
+	overdue   bool // it outlived its step
 	// answer is how it ended. It stays among the open ones until that is written down: whoever claims the delivery
 	// meanwhile gets the answer instead of making another request.
 	answer *deliver.Response
@@ -95,6 +97,13 @@ const (
 // after its time-out.
 const stalledAfter = 2 * time.Second
 
+// It takes two looks to find that requests have stalled, so far apart: a process that was frozen finds old requests first, and
+// their answers a moment later.
+const (
+	leastBetweenLooks = 250 * time.Millisecond
+	mostBetweenLooks  = 5 * time.Second
+)
+
 // How long, and of how many endpoints, it is remembered that they were slow: one that is forgotten holds up one more batch.
 const (
 	slowFor     = 10 * time.Minute
@@ -109,6 +118,7 @@ type pen struct {
 	// Who waits for a turn. What was parked before goes after what comes now, and leaves half of the room to it.
 	live, parked list.List
 	full         time.Time // when one last waited in vain
+	stalled      time.Time // the first look that found that requests had stalled; zero where the last one did not
 }
 
 func newExchanges(most int) *exchanges {
@@ -181,7 +191,8 @@ func (x *exchanges) note(e *exchange, response deliver.Response) {
 	}
 }
 
-// stalled counts the endpoint's requests that count as failed, of those that began when its circuit had last changed at since.
+// stalled counts the endpoint's requests that count as failed, of those that began when its circuit had last changed at since;
+// at the first look, and where the last one is long ago, it says that there are none.
 func (x *exchanges) stalled(endpoint uuid.UUID, since time.Time) int {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -189,16 +200,29 @@ func (x *exchanges) stalled(endpoint uuid.UUID, since time.Time) int {
 	if p == nil {
 		return 0
 	}
-	h := x.habits[endpoint]
-	n, patience := 0, max(stalledAfter, unusual*h.usual)
+	n, h, now := 0, x.habits[endpoint], time.Now()
+	patience := max(stalledAfter, unusual*h.usual)
 	for element := p.begun.Front(); element != nil; element = element.Next() {
 		e := exchangeOf(element)
-		if time.Since(e.begunAt) < patience {
+		if now.Sub(e.begunAt) < patience {
 			break
 		}
-		if e.begunAt.After(h.last) && e.endpoint.CircuitSince.Equal(since) {
+		waits := e.begunAt // for a connection
+		if e.started {
+			waits = e.startedAt
+		}
+		if !e.renewing && now.Sub(waits) >= patience && !e.begunAt.Before(h.last) && e.endpoint.CircuitSince.Equal(since) {
 			n++
 		}
+	}
+	switch looked := now.Sub(p.stalled); {
+	case n == 0:
+		p.stalled = time.Time{}
+	case p.stalled.IsZero() || looked > mostBetweenLooks:
+		p.stalled = now
+		return 0
+	case looked < leastBetweenLooks:
+		return 0
 	}
 	return n
 }
@@ -239,7 +263,7 @@ func (x *exchanges) hasRoom(p *pen, e *exchange) bool {
 	if e.claim.EndpointID == delivery.SvixEndpoint {
 		return p.begun.Len() < svix.DefaultMaxConns
 	}
-	if x.most <= 0 {
+	if x.most <= 0 || e.lane.probe { // requests of before the circuit opened may be open until their time-outs
 		return true
 	}
 	if !e.slot.IsZero() {
@@ -285,7 +309,7 @@ func (x *exchanges) enter(e *exchange) entry {
 	}
 	slow := p.isSlow()
 	room := x.hasRoom(p, e)
-	if x.bytes+e.bytes() > openBytes || !room && !e.slot.IsZero() || slow && (!room || x.overdue+e.bytes() > overdueBytes) {
+	if x.bytes+e.bytes() > openBytes || !room && !e.slot.IsZero() || slow && !e.lane.probe && (!room || x.overdue+e.bytes() > overdueBytes) {
 		x.drop(e.claim.EndpointID)
 		return entryRefused
 	}
@@ -376,6 +400,14 @@ func (x *exchanges) spare(endpoint uuid.UUID) []*exchange {
 	return out
 }
 
+// waits reports whether the delivery's exchange waits for its turn.
+func (x *exchanges) waits(key delivery.Key) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	e, found := x.open[key]
+	return found && e.begunAt.IsZero()
+}
+
 // has reports whether the delivery has an open exchange.
 func (x *exchanges) has(key delivery.Key) bool {
 	x.mu.Lock()
@@ -427,7 +459,15 @@ func (x *exchanges) mayStart(e *exchange) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	e.started = !e.kept
+	e.startedAt = time.Now()
 	return e.started
+}
+
+// renews marks the exchange as one that waits for the ledger, or takes the mark away.
+func (x *exchanges) renews(e *exchange, does bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	e.renewing = does
 }
 
 // claimOf is the claim that the exchange runs under now.
@@ -553,6 +593,8 @@ func (d *Dispatcher) mayStart(e *exchange, claimedAt time.Time, last func() erro
 func (d *Dispatcher) renew(e *exchange, claimedAt time.Time) error {
 	asked := time.Now()
 	backoff := flushWithin
+	d.exchanges.renews(e, true)
+	defer d.exchanges.renews(e, false)
 	for time.Since(claimedAt) > Budget {
 		looked := time.Now()
 		ctx, cancel := context.WithTimeout(d.lifetime, Budget)
@@ -604,6 +646,7 @@ func (b *background) finished(result exchangeResult) {
 		cancel()
 		if err == nil {
 			b.d.metrics.count(outcome)
+			b.d.exchanges.forget(result.of) // before what may take long: the next attempt is not to get this one's answer
 			if outcome.State == delivery.Succeeded {
 				b.wake(result)
 			}
@@ -621,7 +664,7 @@ func (b *background) finished(result exchangeResult) {
 }
 
 // drain has the drainers look of endpoints whose circuits have changed: the step that would have done it is over. Where that
-// errs the exchange's watchdog does it, later.
+// errs they look by themselves, a little later.
 func (b *background) drain(endpoints []uuid.UUID) {
 	if b.d.cfg.DrainFunc == nil {
 		return
@@ -630,7 +673,7 @@ func (b *background) drain(endpoints []uuid.UUID) {
 	defer cancel()
 	for _, id := range endpoints {
 		if err := b.d.cfg.DrainFunc(ctx, id); err != nil {
-			b.d.log.LogAttrs(ctx, slog.LevelWarn, "a drainer waits for a watchdog", slog.String("endpoint_id", id.String()), logging.Error(err))
+			b.d.log.LogAttrs(ctx, slog.LevelWarn, "a drainer is not woken, and looks by itself", slog.String("endpoint_id", id.String()), logging.Error(err))
 		}
 	}
 }

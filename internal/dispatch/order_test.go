@@ -534,7 +534,7 @@ func newOrderWorld(t *testing.T) orderWorld {
 	t.Helper()
 	db := pgtest.New(t)
 	pool, err := postgres.NewPool(t.Context(), db.RoleDSN(migrations.RoleWorker),
-		postgres.Options{ApplicationName: "test", MaxConns: 8, Settings: postgres.LedgerSettings()})
+		postgres.Options{ApplicationName: "test", MaxConns: 8, Settings: postgres.WorkerSettings()})
 	require.NoError(t, err)
 	t.Cleanup(pool.Close)
 	return orderWorld{postgres.NewLedger(pool, postgres.LedgerOptions{Keys: endpointtest.Keys(t)}), db.Pool(t, "")}

@@ -15,7 +15,7 @@ const (
 	// watchFrom is how many requests to an endpoint have to be open that have outlived their steps for a further one's watchdog to
 	// be sent with others. Those before it are in the journals of their steps.
 	watchFrom = 3
-	// watchShare is the part of the time until a watchdog is due that it waits for others to go with.
+	// watchShare is the part of its delay by which a watchdog that goes with others may be later, and that it waits for them.
 	watchShare = 4
 )
 
@@ -23,8 +23,8 @@ const (
 // invocation when it is due, and another for the next attempt; gathered they are one list, and stay one.
 //
 // Until a list is at Restate its deliveries have no timer but the one in the ledger: should the process die, they are
-// overdue when their watchdog would have come, and the reconciler's. One that is told to end sends what it has. It is safe for
-// concurrent use.
+// overdue when their watchdog would have come, and the reconciler's. One that is told to end tries once to send what it
+// has. It is safe for concurrent use.
 type watches struct {
 	mu   sync.Mutex
 	open map[watchKey]*watch
@@ -37,21 +37,24 @@ type watchKey struct {
 
 type watch struct {
 	list delivery.AttemptList
-	due  time.Time // when the last of them is
+	due  time.Time // when the first of them is; the others would have been by then, had each gone by itself
 	full chan struct{}
 }
 
 func newWatches() *watches { return &watches{open: map[watchKey]*watch{}} }
 
+// goesTogether reports whether the watchdog of one more request to the endpoint goes with others.
+func (d *Dispatcher) goesTogether(endpoint uuid.UUID) bool {
+	return d.cfg.WatchFunc != nil && d.exchanges.overdueAt(endpoint) > watchFrom
+}
+
 // watch takes the watchdogs over that follow from the lines and go with others, and marks the lines.
-func (d *Dispatcher) watch(lines []Line) {
-	if d.cfg.WatchFunc == nil {
-		return
-	}
+func (d *Dispatcher) watch(lines []Line, together map[delivery.Key]bool) {
 	for i := range lines {
 		line := &lines[i]
+		key := delivery.Key{EventID: line.EventID, EndpointID: line.EndpointID, Generation: line.Generation}
 		// One that the ledger did not take may have no timer there: its watchdog is in the journal.
-		if line.Cause == delivery.CauseOpen && !line.Unrecorded && d.exchanges.overdueAt(line.EndpointID) > watchFrom {
+		if line.Cause == delivery.CauseOpen && !line.Unrecorded && together[key] {
 			d.watchLine(*line)
 			line.Watched = true
 		}
@@ -60,20 +63,19 @@ func (d *Dispatcher) watch(lines []Line) {
 
 func (d *Dispatcher) watchLine(line Line) {
 	ticket := delivery.Ticket{EventID: line.EventID, Generation: line.Generation, Epoch: line.Epoch}
-	due := time.Now().Add(time.Duration(line.RetryInMS) * time.Millisecond)
 	key := watchKey{line.EndpointID, line.Next}
 	d.watches.mu.Lock()
 	defer d.watches.mu.Unlock()
 	w, found := d.watches.open[key]
 	if !found {
-		w = &watch{list: delivery.AttemptList{EndpointID: line.EndpointID, Number: line.Next}, full: make(chan struct{})}
+		in := time.Duration(line.RetryInMS) * time.Millisecond
+		w = &watch{
+			list: delivery.AttemptList{EndpointID: line.EndpointID, Number: line.Next}, due: time.Now().Add(in), full: make(chan struct{}),
+		}
 		d.watches.open[key] = w
-		d.running.Go(func() { d.sendWatch(key, w, time.Until(due)/watchShare) })
+		d.running.Go(func() { d.sendWatch(key, w, in/(watchShare+1)) })
 	}
 	w.list.Tickets = append(w.list.Tickets, ticket)
-	if due.After(w.due) {
-		w.due = due
-	}
 	if len(w.list.Tickets) == delivery.MaxTickets {
 		delete(d.watches.open, key)
 		close(w.full)
@@ -99,6 +101,9 @@ func (d *Dispatcher) sendWatch(key watchKey, w *watch, wait time.Duration) {
 		err := d.cfg.WatchFunc(d.lifetime, w.list, max(0, time.Until(w.due)))
 		if err == nil {
 			return
+		}
+		if d.closing.Err() != nil {
+			return // the ledger knows when they are due, and the reconciler drives what is overdue
 		}
 		d.log.LogAttrs(d.lifetime, slog.LevelWarn, "watchdogs wait for Restate", slog.String("endpoint_id", key.endpoint.String()),
 			slog.Int("deliveries", len(w.list.Tickets)), logging.Error(err))

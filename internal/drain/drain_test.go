@@ -236,7 +236,7 @@ func TestAnOpenCircuitIsProbedByOneDeliveryWhenItIsDue(t *testing.T) {
 
 	result = turn(result.Ramp)
 	require.Empty(t, result.Lists, "one probe at a time")
-	require.LessOrEqual(t, result.Next, 5*time.Second, "it may have ended, and nobody been able to say so")
+	require.Equal(t, 5*time.Second, result.Next, "it may have ended, and nobody been able to say so")
 
 	l.ProbeIn = 0 // it was lost
 	require.Equal(t, 1, tickets(turn(result.Ramp)))

@@ -49,12 +49,18 @@ func NewLedger(pool *pgxpool.Pool, o LedgerOptions) *Ledger {
 
 // LedgerSettings are server settings for the ledger's connections. Its statements join a short list of keys
 // with large tables, always through a primary key. While the tables are new and never analyzed the planner
-// takes them for small, prefers to scan them, and keeps that plan as they grow. And it would plan each execution anew, as the
-// keys are fewer than it guesses for the plan that serves all: of recording an outcome that is two thirds of the time.
+// takes them for small, prefers to scan them, and keeps that plan as they grow.
 func LedgerSettings() map[string]string {
-	return map[string]string{
-		"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off", "plan_cache_mode": "force_generic_plan",
-	}
+	return map[string]string{"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off"}
+}
+
+// WorkerSettings are LedgerSettings for who delivers. Its statements would be planned anew at each execution, as a batch has
+// fewer keys than the planner guesses for a plan that serves all: of recording an outcome that is two thirds of the time. Who
+// lists deliveries needs just that, as what is listed may be anything between one row and all.
+func WorkerSettings() map[string]string {
+	settings := LedgerSettings()
+	settings["plan_cache_mode"] = "force_generic_plan"
+	return settings
 }
 
 // planEvents freezes who gets what, and by which route. Rows are sorted: two workers that plan overlapping batches in

@@ -37,7 +37,7 @@ func newBooks(t *testing.T) books {
 	t.Helper()
 	db := pgtest.New(t)
 	pool, err := postgres.NewPool(t.Context(), db.RoleDSN(migrations.RoleWorker),
-		postgres.Options{ApplicationName: "test", MaxConns: 8, Settings: postgres.LedgerSettings()})
+		postgres.Options{ApplicationName: "test", MaxConns: 8, Settings: postgres.WorkerSettings()})
 	require.NoError(t, err)
 	t.Cleanup(pool.Close)
 	return books{postgres.NewLedger(pool, postgres.LedgerOptions{Keys: endpointtest.Keys(t)}), pool, db.Pool(t, "")}
