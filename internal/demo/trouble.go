@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -53,6 +54,7 @@ type ordeal struct {
 	fell      time.Duration // when they were told to misbehave
 	recovered time.Duration // when they were told to behave
 	samples   []sample
+	saying    sync.Mutex
 }
 
 // sample is how the endpoints stood at a moment.
@@ -152,6 +154,13 @@ func (d *ordeal) behave(ctx context.Context, how simulator.Behaviour) error {
 
 func (d *ordeal) clock() time.Duration { return time.Since(d.began) }
 
+// say tells a person what happens now. The merchants' behaviour and the watch do so at the same time.
+func (d *ordeal) say(format string, args ...any) {
+	d.saying.Lock()
+	defer d.saying.Unlock()
+	fmt.Fprintf(d.Out, "  %5.1f s  %s\n", d.clock().Seconds(), fmt.Sprintf(format, args...))
+}
+
 func (d *ordeal) run(ctx context.Context) error {
 	watching, err := load.Connect(ctx, d.DSN) // a connection of its own
 	if err != nil {
@@ -169,7 +178,7 @@ func (d *ordeal) run(ctx context.Context) error {
 		if err := load.Wait(ctx, d.from-d.clock()); err != nil {
 			return err
 		}
-		fmt.Fprintf(d.Out, "  %5.1f s  %d of the merchants misbehave from now on\n", d.clock().Seconds(), d.ill)
+		d.say("%d of the merchants misbehave from now on", d.ill)
 		d.fell = d.clock()
 		if err := d.behave(ctx, d.behaviour); err != nil {
 			return err
@@ -181,7 +190,7 @@ func (d *ordeal) run(ctx context.Context) error {
 			return err
 		}
 		d.recovered = d.clock()
-		fmt.Fprintf(d.Out, "  %5.1f s  they are well again\n", d.recovered.Seconds())
+		d.say("they are well again")
 		return nil
 	})
 	group.Go(func() error { return d.watch(ctx, watching, created) })
@@ -225,7 +234,7 @@ func (d *ordeal) watch(ctx context.Context, db *load.Database, created <-chan st
 		}
 		if line != said && n%4 == 0 {
 			said = line
-			fmt.Fprintf(d.Out, "  %5.1f s  %s\n", d.clock().Seconds(), line)
+			d.say("%s", line)
 		}
 		if complete && d.clock() > d.to {
 			idle := time.Since(moved)
