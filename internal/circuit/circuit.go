@@ -80,12 +80,8 @@ func (w *Watch) Observe(endpoint uuid.UUID, s Sample, now time.Time) Verdict {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.sweep(now)
-	win := w.byID[endpoint]
-	switch {
-	case win == nil || s.Since.After(win.since):
-		win = &window{since: s.Since}
-		w.byID[endpoint] = win
-	case s.Since.Before(win.since):
+	win := w.window(endpoint, s.Since)
+	if win == nil {
 		return Unchanged
 	}
 	number := numberOf(now)
@@ -111,27 +107,23 @@ func (w *Watch) Observe(endpoint uuid.UUID, s Sample, now time.Time) Verdict {
 	switch {
 	case !s.OK && w.isBad(few, ok, failed, win.row):
 		return Open
-	case s.OK && float64(failed) < w.openAt*float64(ok+failed) && s.Opens > 0 && now.Sub(s.Since) >= Window:
+	case s.OK && !w.mostFail(ok, failed) && s.Opens > 0 && now.Sub(s.Since) >= Window:
 		return Well
 	}
 	return Unchanged
 }
 
-// Stalled says what it means that so many requests of the time in the endpoint's life that s names are open for far longer than
-// usual, and that nothing was answered since they began: as much as if they had failed. s.OK is of no interest. The verdict is
-// repeated until Ruled.
-func (w *Watch) Stalled(endpoint uuid.UUID, s Sample, requests int, now time.Time) Verdict {
+// Stalled says what it means that so many requests, of the time in the endpoint's life that since names, are open for far longer
+// than usual, and that nothing was answered since they began: as much as if they had failed. The verdict is repeated until
+// Ruled.
+func (w *Watch) Stalled(endpoint uuid.UUID, since time.Time, requests int, now time.Time) Verdict {
 	if w.openAt <= 0 || requests == 0 {
 		return Unchanged
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	win := w.byID[endpoint]
-	if win == nil || s.Since.After(win.since) {
-		win = &window{since: s.Since}
-		w.byID[endpoint] = win
-	}
-	if win.ruled || s.Since.Before(win.since) {
+	win := w.window(endpoint, since)
+	if win == nil || win.ruled {
 		return Unchanged
 	}
 	ok, failed := win.count(numberOf(now))
@@ -141,11 +133,26 @@ func (w *Watch) Stalled(endpoint uuid.UUID, s Sample, requests int, now time.Tim
 	return Unchanged
 }
 
-// isBad reports whether the endpoint fails: by its share of requests, where there are no fewer than few, or by how many failed in a row, where it was well
-// until now and the share would say so for half a window.
-func (w *Watch) isBad(few, ok, failed, row int) bool {
-	return ok+failed >= few && float64(failed) >= w.openAt*float64(ok+failed) || min(row, failed) >= Samples
+// window returns what is known of the time in the endpoint's life that since names, and nil where that is over.
+func (w *Watch) window(endpoint uuid.UUID, since time.Time) *window {
+	win := w.byID[endpoint]
+	switch {
+	case win == nil || since.After(win.since):
+		win = &window{since: since}
+		w.byID[endpoint] = win
+	case since.Before(win.since):
+		return nil
+	}
+	return win
 }
+
+// isBad reports whether the endpoint fails: by its share of requests, where there are no fewer than few, or by how many failed
+// in a row, where it was well until now and the share would say so for half a window.
+func (w *Watch) isBad(few, ok, failed, row int) bool {
+	return ok+failed >= few && w.mostFail(ok, failed) || min(row, failed) >= Samples
+}
+
+func (w *Watch) mostFail(ok, failed int) bool { return float64(failed) >= w.openAt*float64(ok+failed) }
 
 // Ruled ends the verdicts about an endpoint until its circuit changes: what was to be done about the one is done.
 func (w *Watch) Ruled(endpoint uuid.UUID, since time.Time) {

@@ -50,28 +50,28 @@ func TestACircuitOpensAfterARowOfFailuresHoweverManySucceededBefore(t *testing.T
 
 func TestRequestsThatStallCountAsFailures(t *testing.T) {
 	t.Parallel()
-	sample, later := circuit.Sample{Since: start}, circuit.Sample{Since: start.Add(time.Second), Opens: 1}
+	later := start.Add(time.Second)
 	w, id := circuit.NewWatch(half), uuid.New()
 	for range 2 { // looking is no sample
-		require.Equal(t, circuit.Unchanged, w.Stalled(id, sample, circuit.Samples-1, start))
+		require.Equal(t, circuit.Unchanged, w.Stalled(id, start, circuit.Samples-1, start))
 	}
-	require.Equal(t, circuit.Open, w.Stalled(id, sample, circuit.Samples, start))
-	require.Equal(t, circuit.Open, w.Stalled(id, sample, circuit.Samples, start), "nobody has written it down")
+	require.Equal(t, circuit.Open, w.Stalled(id, start, circuit.Samples, start))
+	require.Equal(t, circuit.Open, w.Stalled(id, start, circuit.Samples, start), "nobody has written it down")
 	w.Ruled(id, start)
-	require.Equal(t, circuit.Unchanged, w.Stalled(id, sample, circuit.Samples, start))
+	require.Equal(t, circuit.Unchanged, w.Stalled(id, start, circuit.Samples, start))
 
-	require.Equal(t, circuit.Unchanged, w.Stalled(id, later, circuit.Samples-1, start), "it has opened before, and may be slow at first")
+	require.Equal(t, circuit.Unchanged, w.Stalled(id, later, circuit.Samples-1, start), "as many as the first time: it may be slow at first")
 	require.Equal(t, circuit.Open, w.Stalled(id, later, circuit.Samples, start))
-	require.Equal(t, circuit.Unchanged, w.Stalled(id, sample, 100, start), "of another time of the endpoint")
+	require.Equal(t, circuit.Unchanged, w.Stalled(id, start, 100, start), "of another time of the endpoint")
 
 	id = uuid.New()
 	for range 100 * circuit.Samples {
 		w.Observe(id, circuit.Sample{Since: start, OK: true}, start)
 	}
-	w.Observe(id, sample, start)
-	require.Equal(t, circuit.Unchanged, w.Stalled(id, sample, circuit.Samples-2, start))
-	require.Equal(t, circuit.Open, w.Stalled(id, sample, circuit.Samples-1, start), "with the one that failed they are a row")
-	require.Equal(t, circuit.Unchanged, circuit.NewWatch(0).Stalled(id, sample, circuit.Samples, start))
+	w.Observe(id, circuit.Sample{Since: start}, start)
+	require.Equal(t, circuit.Unchanged, w.Stalled(id, start, circuit.Samples-2, start))
+	require.Equal(t, circuit.Open, w.Stalled(id, start, circuit.Samples-1, start), "with the one that failed they are a row")
+	require.Equal(t, circuit.Unchanged, circuit.NewWatch(0).Stalled(id, start, circuit.Samples, start))
 }
 
 func TestWhatIsOlderThanTheWindowDoesNotCount(t *testing.T) {

@@ -56,8 +56,7 @@ func (d *Dispatcher) hasStalled(e delivery.Endpoint) bool {
 	if e.ID == delivery.SvixEndpoint {
 		return false
 	}
-	sample := circuit.Sample{Since: e.CircuitSince, Opens: e.CircuitOpens}
-	return d.circuits.Stalled(e.ID, sample, d.exchanges.stalled(e.ID, e.CircuitSince), time.Now()) == circuit.Open &&
+	return d.circuits.Stalled(e.ID, e.CircuitSince, d.exchanges.stalled(e.ID, e.CircuitSince), time.Now()) == circuit.Open &&
 		d.change(e, delivery.CircuitOpen, 0)
 }
 

@@ -639,28 +639,36 @@ func (b *background) finished(result exchangeResult) {
 		outcome.State = delivery.Unmoved // RetryIn stays: the row is not due before
 	}
 	// Until the ledger answers: a 2xx that is not written down is sent again by the watchdog.
-	backoff := flushWithin
-	for {
+	written := b.d.insist(func() bool {
 		ctx, cancel := context.WithTimeout(b.d.lifetime, ledgerPatience)
+		defer cancel()
 		err := b.d.ledger.Record(ctx, b.owner, []delivery.Outcome{outcome})
-		cancel()
-		if err == nil {
-			b.d.metrics.count(outcome)
-			b.d.exchanges.forget(result.of) // before what may take long: the next attempt is not to get this one's answer
-			if outcome.State == delivery.Succeeded {
-				b.wake(result)
-			}
-			b.drain(b.d.judge([]exchangeResult{result}))
-			return
+		if err != nil {
+			b.d.log.LogAttrs(b.d.lifetime, slog.LevelWarn, "an outcome waits for the ledger", slog.String("event_id", outcome.EventID.String()), logging.Error(err))
 		}
-		b.d.log.LogAttrs(b.d.lifetime, slog.LevelWarn, "an outcome waits for the ledger", slog.String("event_id", outcome.EventID.String()), logging.Error(err))
+		return err == nil
+	})
+	if !written {
+		return
+	}
+	b.d.metrics.count(outcome)
+	b.d.exchanges.forget(result.of) // before what may take long: the next attempt is not to get this one's answer
+	if outcome.State == delivery.Succeeded {
+		b.wake(result)
+	}
+	b.drain(b.d.judge([]exchangeResult{result}))
+}
+
+// insist tries until that has done what it is to do, and reports whether it has; or the process ends.
+func (d *Dispatcher) insist(try func() bool) bool {
+	for backoff := flushWithin; !try(); backoff = min(2*backoff, time.Second) {
 		select {
 		case <-time.After(backoff):
-			backoff = min(2*backoff, time.Second)
-		case <-b.d.lifetime.Done():
-			return
+		case <-d.lifetime.Done():
+			return false
 		}
 	}
+	return true
 }
 
 // drain has the drainers look of endpoints whose circuits have changed: the step that would have done it is over. Where that

@@ -74,6 +74,10 @@ type Line struct {
 	BodySHA256 []byte `json:"body_sha256,omitempty"`
 }
 
+func (l Line) key() delivery.Key {
+	return delivery.Key{EventID: l.EventID, EndpointID: l.EndpointID, Generation: l.Generation}
+}
+
 // FollowUp is an delivery.AttemptList and when it is due.
 type FollowUp struct {
 	List  delivery.AttemptList
@@ -169,7 +173,7 @@ func (d *Dispatcher) wakeAfter(r *Result, lines []Line, claims []delivery.Claim,
 	}
 	var ask, wake []delivery.Sequence
 	for _, line := range lines {
-		s, ordered := sequences[delivery.Key{EventID: line.EventID, EndpointID: line.EndpointID, Generation: line.Generation}]
+		s, ordered := sequences[line.key()]
 		switch {
 		case !ordered || line.State != delivery.Succeeded && line.State != delivery.Dead:
 		case line.Unrecorded:
@@ -240,7 +244,7 @@ func (r Result) unrecorded() []delivery.Outcome {
 	for _, line := range r.Deliveries {
 		if line.Unrecorded {
 			out = append(out, delivery.Outcome{
-				Key:   delivery.Key{EventID: line.EventID, EndpointID: line.EndpointID, Generation: line.Generation},
+				Key:   line.key(),
 				Epoch: line.Epoch, Number: line.Number, State: line.State, Cause: line.Cause, Attempted: line.Attempted,
 				StatusCode: line.StatusCode, Latency: time.Duration(line.LatencyMS) * time.Millisecond,
 				Next: line.Next, RetryIn: time.Duration(line.RetryInMS) * time.Millisecond, BodySHA256: line.BodySHA256,

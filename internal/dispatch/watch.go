@@ -52,9 +52,8 @@ func (d *Dispatcher) goesTogether(endpoint uuid.UUID) bool {
 func (d *Dispatcher) watch(lines []Line, together map[delivery.Key]bool) {
 	for i := range lines {
 		line := &lines[i]
-		key := delivery.Key{EventID: line.EventID, EndpointID: line.EndpointID, Generation: line.Generation}
 		// One that the ledger did not take may have no timer there: its watchdog is in the journal.
-		if line.Cause == delivery.CauseOpen && !line.Unrecorded && together[key] {
+		if line.Cause == delivery.CauseOpen && !line.Unrecorded && together[line.key()] {
 			d.watchLine(*line)
 			line.Watched = true
 		}
@@ -96,22 +95,13 @@ func (d *Dispatcher) sendWatch(key watchKey, w *watch, wait time.Duration) {
 		delete(d.watches.open, key)
 	}
 	d.watches.mu.Unlock()
-	backoff := flushWithin
-	for {
+	d.insist(func() bool {
 		err := d.cfg.WatchFunc(d.lifetime, w.list, max(0, time.Until(w.due)))
-		if err == nil {
-			return
-		}
-		if d.closing.Err() != nil {
-			return // the ledger knows when they are due, and the reconciler drives what is overdue
+		if err == nil || d.closing.Err() != nil { // the ledger knows when they are due, and the reconciler drives what is overdue
+			return true
 		}
 		d.log.LogAttrs(d.lifetime, slog.LevelWarn, "watchdogs wait for Restate", slog.String("endpoint_id", key.endpoint.String()),
 			slog.Int("deliveries", len(w.list.Tickets)), logging.Error(err))
-		select {
-		case <-time.After(backoff):
-			backoff = min(2*backoff, time.Second)
-		case <-d.lifetime.Done():
-			return
-		}
-	}
+		return false
+	})
 }

@@ -25,8 +25,8 @@ const (
 	linger = 2 * time.Second
 	// again is the wait after a turn that the ledger did not take.
 	again = 2 * time.Second
-	// probePatience is what a probe has beside its endpoint's time-out: it waits its turn in Restate, and its watchdog comes
-	// two seconds after the time-out.
+	// probePatience is what a probe has beside its endpoint's time-out: it waits its turn in Restate, and how it ended is
+	// written down after that.
 	probePatience = 5 * time.Second
 	// First is how many deliveries a drain begins with: few, as the endpoint has just answered one.
 	First = 8

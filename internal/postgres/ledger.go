@@ -64,9 +64,10 @@ func WorkerSettings() map[string]string {
 }
 
 // planEvents freezes who gets what, and by which route. Rows are sorted: two workers that plan overlapping batches in
-// different orders would deadlock, even with DO NOTHING. Merchants whose ids Svix does not take are delivered to in-house. Where the endpoint wants an object's events in order, a version
-// waits that is not in turn, as far as this statement's snapshot shows; whoever ends the one before it wakes it, or the wake
-// that Plan returns does, whichever looks later. Svix is one delivery, whatever becomes of it there.
+// different orders would deadlock, even with DO NOTHING. Merchants whose ids Svix does not take are delivered to in-house.
+// Where the endpoint wants an object's events in order, a version waits that is not in turn, as far as this statement's
+// snapshot shows; whoever ends the one before it wakes it, or the wake that Plan returns does, whichever looks later. Svix is
+// one delivery, whatever becomes of it there.
 const planEvents = `
 with input as (
     select * from unnest($3::uuid[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::bigint[], $9::text[])
